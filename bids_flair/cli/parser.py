@@ -1,0 +1,469 @@
+"""The command line: what may be asked for, and the refusal of what cannot be meant.
+
+Imports nothing heavy, so that ``--help`` answers at once.
+"""
+
+import argparse
+import json
+import re
+import tomllib
+from argparse import ArgumentTypeError
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_origin
+
+from bids_flair import __version__
+from bids_flair.cli.resources import usable_cpus, usable_memory_gb
+from bids_flair.descriptor import load_descriptor
+from bids_flair.errors import BidsFlairError, ExitCode
+from bids_flair.settings import Settings, typed
+
+LEVELS = ('participant',)
+BACKENDS = ('auto', 'embedded', 'fsl')
+DEVICE = re.compile(r'auto|cpu|mps|cuda(:\d+)?')
+MEMORY = re.compile(r'(\d+(?:\.\d+)?)([KMGT]?)B?', re.IGNORECASE)
+GB_PER_UNIT = {'K': 1e-6, '': 1e-3, 'M': 1e-3, 'G': 1.0, 'T': 1e3}
+MOST_DEFAULT_THREADS = 8
+
+
+def parse(argv: Sequence[str] | None = None) -> Settings:
+    """Understand the command line and the configuration file it may name.
+
+    What the command line says goes before what the file says, and that before the defaults of
+    :class:`Settings`. Resources that nobody asked for are those the process may use.
+
+    Raises
+    ------
+    SystemExit
+        With code 2 if the arguments do not fit the usage.
+    BidsFlairError
+        If they do, but make no sense together or on this machine.
+    """
+    given = vars(build_parser().parse_args(argv))
+    from_file = given.pop('config_file', {})
+    settings = _complete({**from_file, **given})
+    _refuse_levels(settings.levels)
+    _refuse_values(settings)
+    _refuse_folders(settings)
+    return settings
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Parser whose result holds only what was asked for, under the names of :class:`Settings`."""
+    parser = argparse.ArgumentParser(
+        prog='bids_flair',
+        description='Gives every participant of a BIDS dataset a T2-FLAIR, synthesised from the '
+        'T1w, T2w and diffusion images that the participant has.',
+        argument_default=argparse.SUPPRESS,
+        formatter_class=_HelpWithDefaults,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        'bids_dir', type=Path, help='folder of the raw BIDS dataset; nothing is written into it'
+    )
+    parser.add_argument(
+        'output_dir', type=Path, help='folder for the derivatives; made if it is not there'
+    )
+    parser.add_argument(
+        'levels',
+        nargs='+',
+        metavar='{' + ','.join(LEVELS) + '}',
+        help='participant: preprocess every participant and synthesise the FLAIR',
+    )
+    _add_selection(parser.add_argument_group('which data'))
+    _add_synthesis(parser.add_argument_group('how the FLAIR is made'))
+    _add_resources(parser.add_argument_group('how much of the machine is used'))
+    _add_run(parser.add_argument_group('how the run goes'))
+    _add_messages(parser.add_argument_group('what the run tells'))
+    return parser
+
+
+class _HelpWithDefaults(argparse.HelpFormatter):
+    """Help that ends in the default wherever :class:`Settings` holds one worth a word."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        defaults = {f.name: f.default for f in fields(Settings)}
+        default = defaults.get(action.dest)
+        takes_value = action.option_strings and action.nargs != 0
+        if (
+            not takes_value
+            or 'default:' in action.help
+            or not isinstance(default, str | int | Path)
+        ):
+            return action.help
+        return f'{action.help} (default: {default})'
+
+
+def _add_selection(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        '--participant-label',
+        '--participant_label',
+        dest='participants',
+        nargs='+',
+        metavar='LABEL',
+        help='participants to work on, with or without sub- (default: all)',
+    )
+    group.add_argument(
+        '--session-label',
+        '--session-id',
+        dest='sessions',
+        nargs='+',
+        metavar='LABEL',
+        help='sessions to work on, with or without ses- (default: all)',
+    )
+    group.add_argument(
+        '--bids-filter-file',
+        dest='bids_filters',
+        type=read_filters,
+        metavar='JSON',
+        help='narrow down which image is taken, such as {"t1w": {"acquisition": "mprage"}}; '
+        'null: the entity must be absent, "*": it may have any value; contrasts: '
+        + ', '.join(load_descriptor().contrasts),
+    )
+    group.add_argument(
+        '--bids-database-dir',
+        type=Path,
+        metavar='DIR',
+        help='folder of a pybids database of the dataset; read if it is there, else made, so '
+        'that later runs need not look through the dataset again',
+    )
+    group.add_argument(
+        '--skip-bids-validation', action='store_true', help='do not run the BIDS validator'
+    )
+
+
+def _add_synthesis(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        '--inputs',
+        nargs='+',
+        choices=(*load_descriptor().model_inputs, 'dwi'),
+        metavar='CONTRAST',
+        help=f'contrasts the FLAIR may be made from: {", ".join(load_descriptor().model_inputs)}, '
+        f'or dwi for {", ".join(load_descriptor().contrasts["dwi"].images)} '
+        '(default: all that the participant has)',
+    )
+    group.add_argument(
+        '--model',
+        metavar='NAME|PATH',
+        help='a model that ships with bids_flair, or the path of one of your own',
+    )
+    group.add_argument(
+        '--backend',
+        choices=BACKENDS,
+        help='what does the preprocessing: embedded (ANTs and DIPY, part of this installation), '
+        'fsl (your installation of FSL), or auto: fsl where it is complete, else embedded',
+    )
+    group.add_argument(
+        '--device',
+        metavar='{auto,cpu,cuda,cuda:N,mps}',
+        help='what the model runs on; auto takes a GPU where a usable one is found, and a '
+        'device that was asked for by name is never replaced by another',
+    )
+    group.add_argument(
+        '--random-seed',
+        type=int,
+        metavar='N',
+        help='seed of everything that draws random numbers',
+    )
+
+
+def _add_resources(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        '--nprocs',
+        '--nthreads',
+        '--n-cpus',
+        '--n_cpus',
+        type=int,
+        metavar='N',
+        help='processors used at once (default: all that this process may use)',
+    )
+    group.add_argument(
+        '--omp-nthreads',
+        type=int,
+        metavar='N',
+        help='most threads of a single step '
+        f'(default: one less than --nprocs, at least 1 and at most {MOST_DEFAULT_THREADS})',
+    )
+    group.add_argument(
+        '--mem',
+        dest='mem_gb',
+        type=memory_gb,
+        metavar='SIZE',
+        help='memory the run may take, such as 16G (K, M, G or T; a bare number is in MB; '
+        'default: 90 %% of what is available)',
+    )
+    group.add_argument(
+        '--low-mem',
+        action='store_true',
+        help='use less memory at the price of time and disk space',
+    )
+    group.add_argument(
+        '--use-plugin',
+        '--nipype-plugin-file',
+        dest='plugin',
+        type=read_plugin,
+        metavar='YAML',
+        help='Nipype plugin to run with, for a cluster: a file with plugin and plugin_args',
+    )
+
+
+def _add_run(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        '-w',
+        '--work-dir',
+        type=Path,
+        metavar='DIR',
+        help='folder for intermediate results; a run that was cut short resumes from it',
+    )
+    group.add_argument(
+        '--clean-workdir', action='store_true', help='empty the work folder before the run'
+    )
+    group.add_argument(
+        '--config-file',
+        type=read_config,
+        metavar='TOML',
+        help='settings of an earlier run (bids_flair.toml in its log folder) or of your own; '
+        'the command line overrides them',
+    )
+    group.add_argument(
+        '--stop-on-first-crash',
+        action='store_true',
+        help='end the whole run when one step fails, instead of going on with the other '
+        'participants',
+    )
+    group.add_argument(
+        '--dry-run', action='store_true', help='say what would be done for whom, and stop'
+    )
+    group.add_argument(
+        '--boilerplate-only',
+        action='store_true',
+        help='write only the text for your methods section, with its citations',
+    )
+    group.add_argument(
+        '--sloppy',
+        action='store_true',
+        help='fast and inexact: to try out an installation, never for data that matter',
+    )
+
+
+def _add_messages(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        '-v',
+        '--verbose',
+        dest='verbosity',
+        action='count',
+        help='say more; -vv and -vvv say more still',
+    )
+    group.add_argument(
+        '--debug', action='store_true', help='keep everything that helps to find a fault'
+    )
+    group.add_argument('--write-graph', action='store_true', help='draw the graph of the workflow')
+    group.add_argument(
+        '--resource-monitor',
+        action='store_true',
+        help='record the memory and processor use of every step',
+    )
+    group.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
+
+
+def memory_gb(text: str) -> float:
+    """GB (1e9 bytes) in a size such as '16G', '500M' or '500' (MB).
+
+    Raises
+    ------
+    ArgumentTypeError
+        If the text is not a size above zero.
+    """
+    match = MEMORY.fullmatch(text.strip())
+    if not match or not float(match[1]):
+        raise ArgumentTypeError(f'{text!r} is not a size of memory such as 16G, 500M or 16000')
+    return float(match[1]) * GB_PER_UNIT[match[2].upper()]
+
+
+def read_filters(name: str) -> dict[str, Any]:
+    """Read a filter file as it is.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it cannot be read, or is not a JSON object.
+    """
+    try:
+        filters = json.loads(_read_text(name))
+    except json.JSONDecodeError as error:
+        raise ArgumentTypeError(f'{name} is not JSON: {error}') from error
+    if not isinstance(filters, dict):
+        raise ArgumentTypeError(f'{name} must hold one JSON object, with contrasts as its keys')
+    return filters
+
+
+def read_plugin(name: str) -> dict[str, Any]:
+    """Read the Nipype plugin and its arguments as they are.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If the file cannot be read, or is not a YAML mapping.
+    """
+    import yaml
+
+    try:
+        plugin = yaml.safe_load(_read_text(name))
+    except yaml.YAMLError as error:
+        raise ArgumentTypeError(f'{name} is not YAML: {error}') from error
+    if not isinstance(plugin, dict):
+        raise ArgumentTypeError(f'{name} must hold a mapping with plugin and plugin_args')
+    return plugin
+
+
+def read_config(name: str) -> dict[str, Any]:
+    """Read a configuration file: TOML with the names and kinds of :class:`Settings`.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it cannot be read, or holds a setting that does not exist or is of the wrong kind.
+    """
+    try:
+        values = tomllib.loads(_read_text(name))
+    except tomllib.TOMLDecodeError as error:
+        raise ArgumentTypeError(f'{name} is not TOML: {error}') from error
+    kinds = {f.name: f.type for f in fields(Settings)}
+    for key, value in values.items():
+        if key not in kinds:
+            raise ArgumentTypeError(f'{name}: there is no setting {key!r}')
+        if not _is_of_kind(value, kinds[key]):
+            raise ArgumentTypeError(f'{name}: {key} cannot be {value!r}')
+    return typed(values)
+
+
+def _read_text(name: str) -> str:
+    try:
+        return Path(name).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArgumentTypeError(f'cannot read {name}: {error}') from error
+
+
+def _is_of_kind(value: Any, kind: Any) -> bool:
+    """Whether a value of a TOML file can become a setting of this kind."""
+    if kind in (Path, Path | None):
+        return isinstance(value, str)
+    if kind == tuple[str, ...]:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if isinstance(kind, UnionType):
+        return isinstance(value, int | float)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict | str)
+    return type(value) is kind
+
+
+def _complete(values: dict[str, Any]) -> Settings:
+    """Settings with every path absolute, every label bare and every resource decided."""
+    nprocs = values.get('nprocs') or usable_cpus()
+    threads = max(1, min(nprocs - 1, MOST_DEFAULT_THREADS))
+    memory = values.get('mem_gb') or usable_memory_gb()
+    resources = {'nprocs': nprocs, 'omp_nthreads': threads, 'mem_gb': memory}
+    settings = Settings(**{**resources, **values})
+    database = settings.bids_database_dir
+    return replace(
+        settings,
+        bids_dir=_absolute(settings.bids_dir),
+        output_dir=_absolute(settings.output_dir),
+        work_dir=_absolute(settings.work_dir),
+        bids_database_dir=_absolute(database) if database else None,
+        levels=_unique(settings.levels),
+        participants=_unique(label.removeprefix('sub-') for label in settings.participants),
+        sessions=_unique(label.removeprefix('ses-') for label in settings.sessions),
+        bids_filters=_filters(settings.bids_filters),
+        inputs=_images(settings.inputs),
+        model=_absolute_model(settings.model),
+    )
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+def _absolute_model(model: str) -> str:
+    """The name of a model as it is, the path of one (with a folder or an extension) absolute."""
+    path = Path(model)
+    return model if path.name == model and not path.suffix else str(_absolute(path))
+
+
+def _unique(labels: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(labels))
+
+
+def _filters(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The filters asked for, under the names of the contrasts however these were spelt."""
+    known = {name.lower(): name for name in load_descriptor().contrasts}
+    for name, entities in asked.items():
+        if name.lower() not in known:
+            raise _wrong(f'There is no contrast {name!r} to filter: {", ".join(known.values())}.')
+        if not isinstance(entities, dict):
+            raise _wrong(f'The filter of {name} must hold BIDS entities, not {entities!r}.')
+    return {known[name.lower()]: entities for name, entities in asked.items()}
+
+
+def _images(asked: Iterable[str]) -> tuple[str, ...]:
+    """The images asked for in the order in which a model sees them, ``dwi`` as its maps."""
+    asked = set(asked)
+    descriptor = load_descriptor()
+    if 'dwi' in asked:
+        asked = asked - {'dwi'} | set(descriptor.contrasts['dwi'].images)
+    if unknown := asked - set(descriptor.model_inputs):
+        raise _wrong(f'There is no input {", ".join(sorted(unknown))}.')
+    return tuple(image for image in descriptor.model_inputs if image in asked)
+
+
+def _refuse_levels(levels: tuple[str, ...]) -> None:
+    if 'group' in levels:
+        message = 'The group level is not built yet: only participant can be asked for.'
+        raise BidsFlairError(message, ExitCode.UNKNOWN_LEVEL)
+    if unknown := set(levels) - set(LEVELS):
+        message = f'Unknown level {", ".join(sorted(unknown))}: known is {", ".join(LEVELS)}.'
+        raise BidsFlairError(message, ExitCode.UNKNOWN_LEVEL)
+
+
+def _refuse_values(settings: Settings) -> None:
+    # Here rather than in argparse, so that a configuration file is held to the same.
+    if not DEVICE.fullmatch(settings.device):
+        raise _wrong(f'The device is auto, cpu, cuda, cuda:N or mps, not {settings.device!r}.')
+    if settings.backend not in BACKENDS:
+        raise _wrong(f'The backend is one of {", ".join(BACKENDS)}, not {settings.backend!r}.')
+    lowest = {'nprocs': 1, 'omp_nthreads': 1, 'random_seed': 0, 'verbosity': 0}
+    for name, least in lowest.items():
+        if getattr(settings, name) < least:
+            raise _wrong(f'{name} must be at least {least}, not {getattr(settings, name)}.')
+    if settings.mem_gb <= 0:
+        raise _wrong(f'mem_gb must be above 0, not {settings.mem_gb}.')
+    if settings.plugin and set(settings.plugin) | {'plugin_args'} != {'plugin', 'plugin_args'}:
+        raise _wrong(f'A plugin needs plugin and may have plugin_args, not {settings.plugin}.')
+
+
+def _refuse_folders(settings: Settings) -> None:
+    if not settings.bids_dir.is_dir():
+        message = f'The input directory {settings.bids_dir} does not exist.'
+        raise BidsFlairError(message, ExitCode.INPUT_MISSING)
+    bids_dir, output_dir, work_dir = (
+        path.resolve() for path in (settings.bids_dir, settings.output_dir, settings.work_dir)
+    )
+    if output_dir == bids_dir:
+        raise _wrong(
+            f'The output directory is the input dataset {bids_dir}: name another, such as '
+            f'{bids_dir / "derivatives" / "bids_flair"}.'
+        )
+    if work_dir.is_relative_to(bids_dir):
+        raise _wrong(
+            f'The work directory {work_dir} lies in the input dataset {bids_dir}: name one '
+            'elsewhere with --work-dir.'
+        )
+    for kept in (bids_dir, output_dir):
+        if settings.clean_workdir and kept.is_relative_to(work_dir):
+            raise _wrong(f'--clean-workdir would delete {kept}, which lies in {work_dir}.')
+
+
+def _wrong(message: str) -> BidsFlairError:
+    return BidsFlairError(message, ExitCode.WRONG_ARGUMENTS)
