@@ -51,7 +51,7 @@ class Settings:
     verbosity: int = 0
 
     def to_toml(self) -> str:
-        """Text that :meth:`from_toml` and ``--config-file`` read back; unset values are left out."""
+        """Text that :meth:`from_toml` and ``--config-file`` read back, without what is unset."""
         return tomli_w.dumps(
             {
                 key: _plain(value)

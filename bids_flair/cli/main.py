@@ -1,0 +1,55 @@
+"""The program: from the command line to an exit code."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bids_flair.cli.parser import parse
+from bids_flair.errors import BidsFlairError, ExitCode
+from bids_flair.settings import Settings
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the program and leave with its exit code."""
+    sys.exit(run(argv))
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run the program; a failure that a person can act on is printed, not raised."""
+    try:
+        settings = parse(argv)
+        _set_environment(settings)
+        return int(_run_levels(settings))
+    except BidsFlairError as error:
+        print(f'bids_flair: {error}', file=sys.stderr)
+        return int(error.code)
+    except KeyboardInterrupt:
+        print('bids_flair: interrupted; run the same command to go on', file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run_levels(settings: Settings) -> ExitCode:
+    from bids_flair.cli.participant_level import run_participant_level
+    from bids_flair.cli.progress import start_logging
+
+    start_logging(settings.verbosity)
+    return run_participant_level(settings)
+
+
+def _set_environment(settings: Settings) -> None:
+    """What libraries read when they are imported, here and in every worker."""
+    threads = str(settings.omp_nthreads)
+    os.environ['OMP_NUM_THREADS'] = threads
+    os.environ['ITK_GLOBAL_DEFAULT_NUMBER_OF_ITK_THREADS'] = threads
+    # No telemetry, and nothing is fetched. niworkflows makes a TemplateFlow folder when it is
+    # imported, in the home directory by default, which may not be writable.
+    os.environ['NO_ET'] = '1'
+    os.environ['TEMPLATEFLOW_AUTOUPDATE'] = '0'
+    os.environ.setdefault('TEMPLATEFLOW_HOME', str(_templateflow_home(settings)))
+
+
+def _templateflow_home(settings: Settings) -> Path:
+    return settings.work_dir / 'templateflow'

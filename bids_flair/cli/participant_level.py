@@ -1,0 +1,219 @@
+"""The participant level, from the request to the exit code."""
+
+import logging
+import shutil
+import time
+import traceback
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from bids_flair import __version__
+from bids_flair.bids.collect import SessionInputs, check_dataset, collect
+from bids_flair.bids.dataset import (
+    check_writable,
+    write_atomically,
+    write_citation,
+    write_dataset_files,
+)
+from bids_flair.bids.names import output_path
+from bids_flair.bids.validation import validator_errors
+from bids_flair.cli.progress import NOTICE, Follower, step_name
+from bids_flair.errors import BidsFlairError, ExitCode
+from bids_flair.models.probe import probe
+from bids_flair.processing.preflight import check_session
+from bids_flair.reports.participant import FailedSession, SessionReport, write_report
+from bids_flair.reports.session import read_sidecar, session_report
+from bids_flair.settings import Settings
+from bids_flair.workflows.backends import load_backend
+from bids_flair.workflows.execution import batches, configure_nipype, run_sessions
+from bids_flair.workflows.participant import init_session_wf, methods_text, wanted_images
+
+LOGGER = logging.getLogger('bids_flair')
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a session."""
+
+    inputs: SessionInputs
+    code: ExitCode
+    page: SessionReport | FailedSession
+
+
+def run_participant_level(settings: Settings) -> ExitCode:
+    """Synthesise a FLAIR for every participant that was asked for.
+
+    Raises
+    ------
+    BidsFlairError
+        If the run as a whole cannot start; a single session's failure only shows in the result.
+    """
+    LOGGER.log(NOTICE, 'bids_flair %s: %s -> %s', __version__, *_folders(settings))
+    _check_input(settings)
+    backend = load_backend(settings.backend)
+    found = probe(settings.model, settings.device)
+    settings = replace(settings, device=found['device'])
+    sessions = collect(settings)
+    _announce(sessions, settings, found, backend.NAME)
+    if settings.dry_run:
+        return ExitCode.DONE
+    check_writable(settings.output_dir, 'output directory')
+    check_writable(settings.work_dir, 'work directory')
+    configure_nipype(settings)
+    write_dataset_files(settings)
+    methods = _methods(sessions, settings, backend)
+    write_citation(settings, methods)
+    if settings.boilerplate_only:
+        LOGGER.log(NOTICE, 'methods text: %s', settings.output_dir / 'logs' / 'CITATION.md')
+        return ExitCode.DONE
+    run = f'{time.strftime("%Y%m%d-%H%M%S")}_{uuid.uuid4().hex[:8]}'
+    outcomes: list[Outcome] = []
+    for batch in batches(sessions, settings):
+        outcomes += _run_batch(batch, settings, backend, run)
+    _write_reports(outcomes, settings, methods)
+    if settings.clean_workdir:
+        shutil.rmtree(settings.work_dir, ignore_errors=True)
+    return _summarise(outcomes, settings)
+
+
+def _folders(settings: Settings) -> tuple[str, str]:
+    return str(settings.bids_dir), str(settings.output_dir)
+
+
+def _check_input(settings: Settings) -> None:
+    if settings.skip_bids_validation:
+        return
+    check_dataset(settings.bids_dir)
+    for text in validator_errors(settings.bids_dir):
+        LOGGER.warning('BIDS validator: %s', text)
+
+
+def _announce(sessions, settings: Settings, found, backend_name: str) -> None:
+    participants = {inputs.participant for inputs in sessions}
+    LOGGER.log(
+        NOTICE,
+        '%d participants, %d sessions; backend %s, model %s on %s; %d processes, %.1f GB',
+        len(participants), len(sessions), backend_name, found['model'], found['device_name'],
+        settings.nprocs, settings.mem_gb,
+    )  # fmt: skip
+    for inputs in sessions:
+        images = ', '.join(f'{name} ({path.name})' for name, path in inputs.images.items())
+        LOGGER.log(NOTICE, '%s: %s', inputs.label, images or 'no image')
+        for text in inputs.passed_over:
+            LOGGER.log(NOTICE, '%s: passed over %s', inputs.label, text)
+
+
+def _methods(sessions: Sequence[SessionInputs], settings: Settings, backend) -> str:
+    """Prose for the session with most contrasts: it names every step that was taken."""
+    usable = [
+        inputs for inputs in sessions if inputs.reference and wanted_images(inputs, settings)
+    ]
+    if not usable:
+        return ''
+    fullest = max(usable, key=lambda inputs: len(inputs.images))
+    return methods_text(init_session_wf(fullest, settings, backend))
+
+
+def _run_batch(batch, settings: Settings, backend, run: str) -> list[Outcome]:
+    failed: dict[str, Outcome] = {}
+    ready: list[SessionInputs] = []
+    for inputs in batch:
+        try:
+            check_session(inputs)
+            _check_images(inputs, settings)
+            ready.append(inputs)
+        except BidsFlairError as error:
+            LOGGER.error('%s FAILED: %s', inputs.label, error)
+            failed[inputs.label] = _failure(inputs, str(error), traceback.format_exc(), error.code)
+    done: dict[str, Outcome] = {}
+    if ready:
+        done = _run_ready(ready, settings, backend, run)
+    return [(failed | done)[inputs.label] for inputs in batch]
+
+
+def _check_images(inputs: SessionInputs, settings: Settings) -> None:
+    if not wanted_images(inputs, settings):
+        raise BidsFlairError(
+            f'{inputs.label}: has none of the inputs asked for ({", ".join(settings.inputs)}), '
+            f'only {", ".join(inputs.images)}',
+            ExitCode.INPUT_MISSING,
+        )
+
+
+def _run_ready(ready, settings: Settings, backend, run: str) -> dict[str, Outcome]:
+    for inputs in ready:
+        log = settings.output_dir / f'sub-{inputs.participant}' / 'log' / run
+        write_atomically(log / 'bids_flair.toml', settings.to_toml())
+        # What an earlier run left must not pass for this run's result.
+        (settings.output_dir / output_path('synthetic_flair', inputs)).unlink(missing_ok=True)
+    steps = {inputs.label: _count_steps(inputs, settings, backend) for inputs in ready}
+    with Follower(ready, steps) as follower:
+        crashes = run_sessions(ready, settings, backend, run, follower)
+    outcomes = {}
+    for inputs in ready:
+        if inputs.label in crashes:
+            first = crashes[inputs.label][0]
+            LOGGER.error('%s FAILED: %s', inputs.label, first.message)
+            text = '\n\n'.join(crash.text for crash in crashes[inputs.label])
+            outcomes[inputs.label] = _failure(inputs, first.message, text)
+        else:
+            outcomes[inputs.label] = _success(inputs, settings, follower.timings[inputs.label])
+    return outcomes
+
+
+def _count_steps(inputs: SessionInputs, settings: Settings, backend) -> int:
+    names = init_session_wf(inputs, settings, backend).list_node_names()
+    return sum(step_name(name.rpartition('.')[2]) is not None for name in names)
+
+
+def _success(inputs: SessionInputs, settings: Settings, timings) -> Outcome:
+    sidecar = read_sidecar(inputs, settings.output_dir)
+    for text in sidecar['Warnings']:
+        LOGGER.warning('%s: %s', inputs.label, text)
+    trusted = all(report['Trusted'] for report in sidecar['Registrations'])
+    page = session_report(inputs, settings.output_dir, timings)
+    return Outcome(inputs, ExitCode.DONE if trusted else ExitCode.PARTICIPANT_FAILED, page)
+
+
+def _failure(
+    inputs: SessionInputs, message: str, text: str, code: ExitCode = ExitCode.PARTICIPANT_FAILED
+) -> Outcome:
+    page = FailedSession(inputs.participant, inputs.session, message, text)
+    return Outcome(inputs, code, page)
+
+
+def _write_reports(outcomes: Sequence[Outcome], settings: Settings, methods: str) -> None:
+    pages: dict[str, list[SessionReport | FailedSession]] = {}
+    for outcome in outcomes:
+        pages.setdefault(outcome.inputs.participant, []).append(outcome.page)
+    for participant, sessions in pages.items():
+        path = settings.output_dir / f'sub-{participant}.html'
+        write_report(participant, sessions, methods, path)
+
+
+def _summarise(outcomes: Sequence[Outcome], settings: Settings) -> ExitCode:
+    for outcome in outcomes:
+        inputs = outcome.inputs
+        if isinstance(outcome.page, FailedSession):
+            LOGGER.log(NOTICE, '%s: FAILED: %s', inputs.label, outcome.page.message)
+        else:
+            scores = outcome.page.scores
+            text = ''.join(
+                f', {name} {scores[key]:.3f}'
+                for name, key in (('SSIM in brain', 'ssim'), ('correlation', 'corr'))
+                if key in scores
+            )
+            LOGGER.log(NOTICE, '%s: %s%s', inputs.label, outcome.page.flair, text)
+    for participant in dict.fromkeys(outcome.inputs.participant for outcome in outcomes):
+        LOGGER.log(NOTICE, 'report: %s', settings.output_dir / f'sub-{participant}.html')
+    return exit_code([outcome.code for outcome in outcomes])
+
+
+def exit_code(codes: Sequence[ExitCode]) -> ExitCode:
+    """One code for the run: a failure's own where every session failed for that same reason."""
+    counts = Counter(codes)
+    if set(counts) == {ExitCode.DONE}:
+        return ExitCode.DONE
+    return codes[0] if len(counts) == 1 else ExitCode.PARTICIPANT_FAILED

@@ -1,0 +1,123 @@
+"""What a person sees while the program runs: which participant, which step, how long."""
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bids_flair.bids.collect import SessionInputs
+
+LOGGER = logging.getLogger('bids_flair')
+# Between INFO and WARNING: what is said without -v.
+NOTICE = 25
+
+STEPS = {
+    'regrid': 'reading the reference image',
+    'extract_brain': 'finding the brain',
+    'correct_bias': 'correcting the bias field',
+    'resample_reference': 'laying out the reference grid',
+    'register': 'registering {}',
+    'correct_bias_': 'correcting the bias field of {}',
+    'resample': 'resampling {}',
+    'mean_b0': 'averaging the b=0 volumes',
+    'estimate_motion': 'estimating head motion in dwi',
+    'fit_tensor': 'fitting the tensor',
+    'synthesize_flair': 'synthesising the FLAIR',
+    'score_flair': 'scoring against the acquired FLAIR',
+}
+
+
+def start_logging(verbosity: int) -> None:
+    """Send messages to stderr: coloured on a terminal, plain lines with the time elsewhere."""
+    logging.addLevelName(NOTICE, 'NOTICE')
+    if sys.stderr.isatty():
+        handler: logging.Handler = RichHandler(console=CONSOLE, show_path=False, markup=False)
+        handler.setFormatter(logging.Formatter('%(message)s'))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+    LOGGER.handlers[:] = [handler]
+    LOGGER.propagate = False
+    LOGGER.setLevel(max(25 - 5 * verbosity, 10))
+
+
+CONSOLE = Console(stderr=True)
+
+
+def step_name(node_name: str) -> str | None:
+    """A step in words; None for nodes that only pass things on or write them."""
+    if node_name in STEPS:
+        return STEPS[node_name]
+    action, _, contrast = node_name.rpartition('_')
+    pattern = STEPS.get(action if action != 'correct_bias' else 'correct_bias_', '')
+    return pattern.format(contrast) if '{}' in pattern else None
+
+
+class Follower:
+    """Follows the nodes of several sessions; call it as Nipype's status callback.
+
+    Use as a context manager. On a terminal it draws one line per session, elsewhere it logs a
+    line when a step ends.
+    """
+
+    def __init__(self, sessions: Sequence[SessionInputs], steps: dict[str, int]):
+        self.labels = {_session_key(s.label): s.label for s in sessions}
+        self.started: dict[str, float] = {}
+        self.timings: dict[str, list[tuple[str, float]]] = {s.label: [] for s in sessions}
+        self.bars = _bars() if sys.stderr.isatty() else None
+        self.tasks = {
+            label: self.bars.add_task(label, total=steps[label], step='waiting')
+            for label in (self.timings if self.bars else ())
+        }
+
+    def __enter__(self) -> 'Follower':
+        if self.bars:
+            self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bars:
+            self.bars.stop()
+
+    def __call__(self, node, status: str) -> None:
+        step = step_name(node.name)
+        label = self.labels.get(node.fullname.split('.')[1])
+        if step is None or label is None:
+            return
+        if status == 'start':
+            self.started[node.fullname] = time.monotonic()
+            self._show(label, step)
+            LOGGER.info('%s: %s', label, step)
+            return
+        now = time.monotonic()
+        seconds = now - self.started.pop(node.fullname, now)
+        if status == 'end':
+            self.timings[label].append((step, seconds))
+            self._show(label, step, advance=1)
+            if not self.bars:
+                LOGGER.log(NOTICE, '%s: %s took %.0f s', label, step, seconds)
+        else:
+            LOGGER.error('%s: %s FAILED after %.0f s', label, step, seconds)
+
+    def _show(self, label: str, step: str, advance: int = 0) -> None:
+        if self.bars:
+            self.bars.update(self.tasks[label], step=step, advance=advance)
+
+
+def _bars() -> Progress:
+    return Progress(
+        TextColumn('{task.description}'),
+        BarColumn(bar_width=20),
+        TextColumn('{task.completed}/{task.total}'),
+        TimeElapsedColumn(),
+        TextColumn('{task.fields[step]}'),
+        console=CONSOLE,
+    )
+
+
+def _session_key(label: str) -> str:
+    return f'{label.replace("-", "_")}_wf'

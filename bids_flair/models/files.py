@@ -1,0 +1,149 @@
+"""A model on disk: ``NAME.safetensors`` for its weights and ``NAME.json``, its card.
+
+Never a pickle: loading a model runs no code from it.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from bids_flair.errors import BidsFlairError, ExitCode
+from bids_flair.models.network import Architecture, PatchRegressor
+
+SHIPPED = Path(__file__).parent / 'weights'
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network ready to predict, and its card."""
+
+    name: str
+    network: PatchRegressor
+    card: dict[str, Any]
+
+
+def shipped_models() -> tuple[str, ...]:
+    """Names of the models that come with the package."""
+    return tuple(sorted(path.stem for path in SHIPPED.glob('*.safetensors')))
+
+
+def load_model(name_or_path: str | Path) -> Model:
+    """Read a model.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        Name of a shipped model; or a ``.safetensors`` or ``.json`` file, the other being beside
+        it; or a folder that holds one model.
+
+    Raises
+    ------
+    BidsFlairError
+        If a file is missing, cannot be understood, or the weights are not those of the card.
+    """
+    weights = _find(name_or_path)
+    card = _read_card(weights.with_suffix('.json'))
+    content = weights.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != card['sha256']:
+        raise BidsFlairError(
+            f'{weights} is not the file its card was written for (SHA-256 {found[:12]}..., '
+            f'expected {card["sha256"][:12]}...). Copy both files of the model again.',
+            ExitCode.DATA_UNUSABLE,
+        )
+    network = PatchRegressor(Architecture(**card['architecture']))
+    try:
+        network.load_state_dict(load_tensors(content))
+    except (SafetensorError, RuntimeError) as error:
+        raise BidsFlairError(
+            f'{weights} does not hold the network that its card describes: {error}',
+            ExitCode.DATA_UNUSABLE,
+        ) from error
+    return Model(weights.stem, network.eval().requires_grad_(False), card)
+
+
+def save_model(weights: Path, network: PatchRegressor, card: Mapping[str, Any]) -> Model:
+    """Write ``NAME.safetensors`` and ``NAME.json``, each whole or not at all.
+
+    Parameters
+    ----------
+    weights : Path
+        Ends in ``.safetensors``.
+    card : mapping
+        What there is to say of the model; ``architecture`` and ``sha256`` are added.
+    """
+    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    content = save_tensors(state)
+    full = {
+        **card,
+        'architecture': asdict(network.architecture),
+        'sha256': hashlib.sha256(content).hexdigest(),
+    }
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(weights, content)
+    replace_file(weights.with_suffix('.json'), (json.dumps(full, indent=2) + '\n').encode())
+    return Model(weights.stem, network, full)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old or the new content, never a part."""
+    part = path.with_name(f'.{path.name}.{os.getpid()}')
+    part.write_bytes(content)
+    part.replace(path)
+
+
+def _find(name_or_path: str | Path) -> Path:
+    if str(name_or_path) in shipped_models():
+        return SHIPPED / f'{name_or_path}.safetensors'
+    path = Path(name_or_path)
+    if path.is_dir():
+        inside = sorted(path.glob('*.safetensors'))
+        if len(inside) != 1:
+            raise BidsFlairError(
+                f'{path} holds {len(inside)} .safetensors files: give the one to use.',
+                ExitCode.INPUT_MISSING,
+            )
+        return inside[0]
+    if path.suffix not in ('.safetensors', '.json') or not path.exists():
+        raise BidsFlairError(
+            f'no model {name_or_path!s}: give one of {", ".join(shipped_models()) or "none"} '
+            '(shipped), or the path of a .safetensors file with its .json beside it.',
+            ExitCode.INPUT_MISSING,
+        )
+    weights = path.with_suffix('.safetensors')
+    for file in (weights, weights.with_suffix('.json')):
+        if not file.exists():
+            raise BidsFlairError(
+                f'{path} is half a model: {file} is missing. Copy it beside the other.',
+                ExitCode.INPUT_MISSING,
+            )
+    return weights
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise BidsFlairError(
+            f'the model has no card: {path} is missing. Copy it beside the weights.',
+            ExitCode.INPUT_MISSING,
+        ) from error
+    except json.JSONDecodeError as error:
+        raise BidsFlairError(
+            f'{path} is not JSON ({error}). Copy the model again.', ExitCode.DATA_UNUSABLE
+        ) from error
+    missing = {'architecture', 'inputs', 'target', 'sha256'} - set(card)
+    if missing:
+        raise BidsFlairError(
+            f'{path} is not the card of a model: it lacks {", ".join(sorted(missing))}.',
+            ExitCode.DATA_UNUSABLE,
+        )
+    return card

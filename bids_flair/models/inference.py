@@ -1,0 +1,318 @@
+"""From images of a person to a synthetic FLAIR."""
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from nibabel.spatialimages import SpatialImage
+from scipy.ndimage import (
+    affine_transform,
+    binary_fill_holes,
+    distance_transform_edt,
+    find_objects,
+)
+
+from bids_flair.models.files import Model, load_model
+from bids_flair.models.network import PatchRegressor
+from bids_flair.models.normalisation import CONTRASTS, Normalised, normalise
+
+LOGGER = logging.getLogger(__name__)
+TILE = 64
+SAME_GRID_MM = 1e-3
+VOXEL_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """A synthetic FLAIR and how it came about.
+
+    Attributes
+    ----------
+    flair : Nifti1Image
+        float32, on the inputs' grid, 0 outside the mask; white matter is 1.
+    std : Nifti1Image
+        Standard deviation that the model expects of its error, in the same units.
+    factors : dict
+        Per contrast, what its values were divided by.
+    warnings : tuple of str
+        What a person should look at.
+    card : dict
+        The model's card.
+    """
+
+    flair: nib.Nifti1Image
+    std: nib.Nifti1Image
+    factors: dict[str, float]
+    warnings: tuple[str, ...]
+    card: dict[str, Any]
+
+
+def synthesize(
+    images: Mapping[str, SpatialImage],
+    mask: SpatialImage | None = None,
+    model: str | Path = 'default',
+    device: str = 'auto',
+) -> nib.Nifti1Image:
+    """Synthesise a FLAIR from any subset of T1w, T2w, MD, FA and S0.
+
+    Parameters
+    ----------
+    images : mapping of str to image
+        Keys among 'T1w', 'T2w', 'MD', 'FA', 'S0'; values as acquired, all on one grid. Voxels
+        that a contrast does not cover are 0 or not finite. MD in mm2/s (or any power of ten of
+        it).
+    mask : image, optional
+        The brain, on the same grid. Default: found in the images.
+    model : str or Path
+        Name of a shipped model, or a file: see :func:`bids_flair.models.files.load_model`.
+    device : str
+        'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.
+
+    Returns
+    -------
+    Nifti1Image
+        float32, on the same grid, in units of its white matter, 0 outside the mask.
+
+    Raises
+    ------
+    ValueError
+        If a key is no contrast, there is none, the grids differ, the mask is empty, or the device
+        is not usable.
+    BidsFlairError
+        If the model cannot be read.
+    """
+    return synthesise(images, mask, model, device).flair
+
+
+def synthesise(
+    images: Mapping[str, SpatialImage],
+    mask: SpatialImage | None = None,
+    model: str | Path | Model = 'default',
+    device: str = 'auto',
+) -> Synthesis:
+    """As :func:`synthesize`, and say how sure it is and how it came about."""
+    loaded = model if isinstance(model, Model) else load_model(model)
+    torch_device = pick_device(device)
+    reference = check_grids(images, mask)
+    grid = Grid.around(reference, brain_mask(images) if mask is None else mask)
+    inputs = {name: grid.inputs_1mm(image) for name, image in images.items()}
+    brain = grid.brain_1mm()
+    normalised = normalise(inputs, brain)
+    mean, std = predict(loaded.network, normalised, brain, torch_device)
+    std *= loaded.card.get('calibration', {}).get('std_factor', 1.0)
+    return Synthesis(
+        flair=grid.output(mean, brain),
+        std=grid.output(std, brain),
+        factors=normalised.factors,
+        warnings=normalised.warnings,
+        card=loaded.card,
+    )
+
+
+def predict(
+    network: PatchRegressor, inputs: Normalised, mask: np.ndarray, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """Predict every voxel of a mask on a 1 mm grid in RAS order.
+
+    Returns
+    -------
+    mean, std : ndarray of float32, shape of the mask
+        FLAIR in units of its white matter and its expected error; 0 outside the mask.
+    """
+    network = network.to(device)
+    halo, stride = network.architecture.halo, network.architecture.stride
+    length = stride * math.ceil(TILE / stride)
+    mean, std = np.zeros(mask.shape, np.float32), np.zeros(mask.shape, np.float32)
+    with torch.inference_mode():
+        for corner in _tiles(mask, length):
+            block = tuple(slice(c, c + length) for c in corner)
+            values, presence = (
+                _window(a, corner, length, halo) for a in (inputs.values, inputs.presence)
+            )
+            x = torch.from_numpy(np.concatenate([values, presence])[None])
+            keep = torch.from_numpy(_window(mask, corner, length, 0)[None])
+            value, log_scale = network(x.to(device), keep.to(device))
+            inside = mask[block]
+            mean[block][inside] = value.cpu().numpy()
+            # The standard deviation of a Laplace distribution is sqrt(2) times its scale.
+            std[block][inside] = math.sqrt(2) * np.exp(log_scale.cpu().numpy())
+    return np.maximum(mean, 0), std
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name; 'auto' takes CUDA, then MPS, then the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the device asked for cannot be used, with the reason. Another is never taken instead.
+    """
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'cpu'
+        if name == 'cpu' and torch.backends.mps.is_available():
+            name = 'mps'
+        LOGGER.info('device: %s', name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f'unknown device {name!r}: use auto, cpu, cuda, cuda:N or mps') from error
+    if device.type not in ('cpu', 'cuda', 'mps'):
+        raise ValueError(f'unknown device {name!r}: use auto, cpu, cuda, cuda:N or mps')
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f'device {name!r} cannot be used: {error}') from error
+    return device
+
+
+def check_grids(images: Mapping[str, SpatialImage], mask: SpatialImage | None) -> SpatialImage:
+    """Make sure that all images are known contrasts on one grid, and return one of them."""
+    unknown = sorted(set(images) - set(CONTRASTS))
+    if unknown:
+        raise ValueError(f'unknown contrasts {unknown}: use {list(CONTRASTS)}')
+    if not images:
+        raise ValueError(f'no image given: at least one of {list(CONTRASTS)} is needed')
+    named = {name: images[name] for name in CONTRASTS if name in images}
+    named |= {} if mask is None else {'mask': mask}
+    first, reference = next(iter(named.items()))
+    for name, image in named.items():
+        if _shape(image) != _shape(reference):
+            raise ValueError(
+                f'{name} and {first} are not on one grid: shapes {_shape(image)} and '
+                f'{_shape(reference)}'
+            )
+        distance = np.abs(image.affine - reference.affine).max()
+        if distance > SAME_GRID_MM:
+            raise ValueError(
+                f'{name} and {first} are not on one grid: their affines differ by {distance:.3g}'
+            )
+    return reference
+
+
+def brain_mask(images: Mapping[str, SpatialImage]) -> nib.Nifti1Image:
+    """The brain: what is not zero in stripped images, else extracted from the best one."""
+    best = next(name for name in ('T1w', 'T2w', 'S0', 'MD', 'FA') if name in images)
+    image = images[best]
+    data = np.asarray(image.dataobj, dtype=np.float32).reshape(_shape(image))
+    if best in ('MD', 'FA') or _is_stripped(data):
+        covered = np.isfinite(data) & (data != 0)
+        return nib.Nifti1Image(binary_fill_holes(covered).astype(np.uint8), image.affine)
+    from bids_flair.processing.brain_mask import extract_brain
+
+    return extract_brain(nib.Nifti1Image(data, image.affine)).image
+
+
+def _is_stripped(data: np.ndarray) -> bool:
+    """Whether most of the frame, and all but a little of its faces, is exactly zero."""
+    nothing = ~np.isfinite(data) | (data == 0)
+    faces = [nothing.take(i, axis).mean() for axis in range(3) for i in (0, -1)]
+    return nothing.mean() > 0.5 and min(faces) > 0.9
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The brain's own box: of the images in RAS order, and of 1 mm voxels over it.
+
+    Nothing outside the box counts, so that the result does not depend on the field of view.
+    """
+
+    reference: SpatialImage
+    brain: np.ndarray
+    box: tuple[slice, ...]
+    zooms: np.ndarray
+
+    @classmethod
+    def around(cls, reference: SpatialImage, mask: SpatialImage) -> 'Grid':
+        """The box of a mask on the grid of ``reference``; ValueError if the mask is empty."""
+        brain = _in_ras(mask) > 0.5
+        if not brain.any():
+            raise ValueError('the brain mask is empty')
+        box = find_objects(brain.astype(np.uint8))[0]
+        sizes = nib.affines.voxel_sizes(nib.as_closest_canonical(reference).affine)
+        zooms = np.where(np.abs(sizes - 1) <= VOXEL_TOLERANCE, 1.0, sizes)
+        return cls(reference, brain[box], box, zooms)
+
+    @property
+    def shape_1mm(self) -> tuple[int, ...]:
+        return tuple(np.ceil(self.zooms * self.brain.shape - 1e-6).astype(int).tolist())
+
+    def brain_1mm(self) -> np.ndarray:
+        """The mask at 1 mm, bool."""
+        return _sample(self.brain.astype(np.float32), 1 / self.zooms, self.shape_1mm, 1) >= 0.5
+
+    def inputs_1mm(self, image: SpatialImage) -> np.ndarray:
+        """Values at 1 mm; 0 stays 0 and is not smeared into its neighbours."""
+        volume = _in_ras(image)[self.box]
+        covered = np.isfinite(volume) & (volume != 0)
+        if (self.zooms == 1).all() or not covered.any():
+            return np.where(covered, volume, 0)
+        step, shape = 1 / self.zooms, self.shape_1mm
+        values = _sample(_spread(volume, covered), step, shape, 3)
+        return np.where(_sample(covered.astype(np.uint8), step, shape, 0), values, 0)
+
+    def output(self, volume_1mm: np.ndarray, brain_1mm: np.ndarray) -> nib.Nifti1Image:
+        """On the grid and in the axis order that the images came in, 0 outside the brain."""
+        values = volume_1mm
+        if not (self.zooms == 1).all():
+            spread = _spread(volume_1mm, brain_1mm)
+            values = np.maximum(_sample(spread, self.zooms, self.brain.shape, 3), 0)
+        canonical = nib.as_closest_canonical(self.reference)
+        full = np.zeros(_shape(canonical), np.float32)
+        full[self.box][self.brain] = values[self.brain]
+        back = nib.orientations.ornt_transform(
+            nib.io_orientation(canonical.affine), nib.io_orientation(self.reference.affine)
+        )
+        array = nib.orientations.apply_orientation(full, back)
+        return nib.Nifti1Image(np.ascontiguousarray(array), self.reference.affine)
+
+
+def _sample(
+    volume: np.ndarray, step: np.ndarray, shape: tuple[int, ...], order: int
+) -> np.ndarray:
+    """Every ``step`` voxels, the outer corners of both grids being one point."""
+    offset = (step - 1) / 2
+    return affine_transform(volume, np.diag(step), offset, shape, order=order, mode='nearest')
+
+
+def _spread(volume: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """Each voxel not covered takes the value of the nearest one that is."""
+    nearest = distance_transform_edt(~covered, return_distances=False, return_indices=True)
+    return volume[tuple(nearest)]
+
+
+def _in_ras(image: SpatialImage) -> np.ndarray:
+    canonical = nib.as_closest_canonical(image)
+    return np.asarray(canonical.dataobj, dtype=np.float32).reshape(_shape(canonical))
+
+
+def _shape(image: SpatialImage) -> tuple[int, ...]:
+    """Shape without the single time points some scanners write."""
+    shape = tuple(image.shape)
+    return shape[:3] if math.prod(shape[3:]) == 1 else shape
+
+
+def _tiles(mask: np.ndarray, length: int) -> Iterator[tuple[int, int, int]]:
+    """Corners of the tiles that hold any voxel of the mask."""
+    for x, y, z in np.ndindex(*(math.ceil(n / length) for n in mask.shape)):
+        corner = (x * length, y * length, z * length)
+        if mask[tuple(slice(c, c + length) for c in corner)].any():
+            yield corner
+
+
+def _window(volume: np.ndarray, corner: tuple[int, ...], length: int, halo: int) -> np.ndarray:
+    """A tile and its halo from the last three axes, 0 beyond the volume."""
+    size = length + 2 * halo
+    out = np.zeros((*volume.shape[:-3], size, size, size), volume.dtype)
+    source, target = [...], [...]
+    for begin, n in zip(corner, volume.shape[-3:], strict=True):
+        first, last = max(begin - halo, 0), min(begin + length + halo, n)
+        source.append(slice(first, last))
+        target.append(slice(first - begin + halo, last - begin + halo))
+    out[tuple(target)] = volume[tuple(source)]
+    return out

@@ -1,0 +1,159 @@
+"""The patch-to-voxel regressor: a pyramid of 5x5x5 patches, then 1x1x1 layers.
+
+Every voxel is predicted from the 5x5x5 patch around it at 1, 2 and 4 mm. All of it is
+convolution, so that a block of voxels shares the work, and none of it is padded: an output voxel
+depends on the same input voxels whatever block it was computed in.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+PATCH = 5
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Shape of a :class:`PatchRegressor`.
+
+    ``contrasts`` inputs give two channels each; ``levels`` patches are seen at 1, 2, 4, ... mm;
+    ``stem`` filters per patch, ``width`` features and ``blocks`` residual blocks per level.
+    """
+
+    contrasts: int = 5
+    levels: int = 3
+    stem: int = 32
+    width: int = 64
+    blocks: int = 2
+
+    @property
+    def stride(self) -> int:
+        """Blocks begin at, and are as long as, a multiple of this many voxels."""
+        return 2 ** (self.levels - 1)
+
+    @property
+    def halo(self) -> int:
+        """Voxels of input needed on each side of a block: the coarsest patch and one voxel more.
+
+        The one is for the interpolation between coarse voxels.
+        """
+        return self.stride * (PATCH // 2 + 1)
+
+
+class PatchRegressor(nn.Module):
+    """Predict FLAIR, and how sure that is, from patches of other contrasts."""
+
+    def __init__(self, architecture: Architecture):
+        super().__init__()
+        self.architecture = architecture
+        self.levels = nn.ModuleList(_Level(architecture) for _ in range(architecture.levels))
+        self.mean = nn.Linear(architecture.width, 1)
+        self.log_scale = nn.Sequential(
+            nn.Linear(architecture.width, 32), nn.ReLU(), nn.Linear(32, 1)
+        )
+        _initialise(self)
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Predict a block of voxels.
+
+        Parameters
+        ----------
+        x : Tensor, shape (N, 2 C, X + 2 halo, Y + 2 halo, Z + 2 halo)
+            Values of the C contrasts (0 where absent), then their presence (0 or 1). X, Y and Z
+            are multiples of ``architecture.stride``.
+        keep : Tensor of bool, shape (N, X, Y, Z), optional
+            Voxels to predict; default all.
+
+        Returns
+        -------
+        mean, log_scale : Tensor, shape (number of voxels kept,)
+            FLAIR in units of its white matter, and the logarithm of the scale of a Laplace
+            distribution around it. No gradient flows from the scale into the shared layers.
+        """
+        pyramid = self._pyramid(x)
+        coarse = None
+        for i in reversed(range(1, len(pyramid))):
+            coarse = self.levels[i](_trim(pyramid[i], self._excess(i, margin=1)), coarse)
+        features = self.levels[0](_trim(pyramid[0], self._excess(0, margin=0)), coarse, keep)
+        features = F.relu(features.flatten(0, -2))
+        return self.mean(features)[:, 0], self.log_scale(features.detach())[:, 0]
+
+    def _pyramid(self, x: Tensor) -> list[Tensor]:
+        """Mean value over the voxels present, and the fraction present, at 1, 2, 4, ... mm."""
+        value, presence = x.chunk(2, dim=1)
+        levels = [x]
+        for _ in range(1, self.architecture.levels):
+            mass = F.avg_pool3d(value * presence, 2)
+            presence = F.avg_pool3d(presence, 2)
+            value = mass / presence.clamp_min(1e-6)
+            levels.append(torch.cat([value, presence], dim=1))
+        return levels
+
+    def _excess(self, level: int, margin: int) -> int:
+        return self.architecture.halo // 2**level - PATCH // 2 - margin
+
+
+class _Level(nn.Module):
+    """One patch size: its convolution, what the coarser level says, and residual blocks."""
+
+    def __init__(self, architecture: Architecture):
+        super().__init__()
+        width = architecture.width
+        self.patch = nn.Conv3d(2 * architecture.contrasts, architecture.stem, PATCH)
+        self.widen = nn.Linear(architecture.stem, width)
+        self.blocks = nn.ModuleList(_Block(width) for _ in range(architecture.blocks))
+
+    def forward(self, x: Tensor, coarse: Tensor | None, keep: Tensor | None = None) -> Tensor:
+        """Features, channels last: (N, X, Y, Z, width), or (kept, width)."""
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+        patch = F.relu(self.patch(x)).movedim(1, -1)
+        wide = None if coarse is None else _upsample(coarse, patch.shape[1])
+        if keep is not None:
+            patch = patch[keep]
+            wide = None if wide is None else wide[keep]
+        features = self.widen(patch)
+        if wide is not None:
+            features = features + wide
+        for block in self.blocks:
+            features = block(features)
+        return features
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.first = nn.Linear(width, width)
+        self.second = nn.Linear(width, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + self.second(F.relu(self.first(F.relu(features))))
+
+
+def _upsample(coarse: Tensor, length: int) -> Tensor:
+    """Twice the resolution, cut to ``length`` voxels along the first axis and alike elsewhere."""
+    fine = F.interpolate(
+        coarse.movedim(-1, 1), scale_factor=2, mode='trilinear', align_corners=False
+    )
+    return _trim(fine, (fine.shape[2] - length) // 2).movedim(1, -1)
+
+
+def _trim(x: Tensor, n: int) -> Tensor:
+    """Leave out ``n`` voxels on every side of the last three axes."""
+    return x[..., n : x.shape[-3] - n, n : x.shape[-2] - n, n : x.shape[-1] - n]
+
+
+def _initialise(network: PatchRegressor) -> None:
+    """He initialisation; a new network says white matter (1) everywhere."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity='relu')
+            nn.init.zeros_(module.bias)
+    for block in network.modules():
+        if isinstance(block, _Block):
+            nn.init.zeros_(block.second.weight)
+    nn.init.normal_(network.mean.weight, std=1e-2)
+    nn.init.ones_(network.mean.bias)
+    nn.init.normal_(network.log_scale[-1].weight, std=1e-2)
+    nn.init.constant_(network.log_scale[-1].bias, -2.0)

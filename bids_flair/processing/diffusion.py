@@ -1,0 +1,263 @@
+"""From a diffusion series to MD, FA and S0 on the reference grid."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from dipy.core.gradients import gradient_table
+from dipy.reconst.dti import TensorModel
+from nibabel.affines import apply_affine
+from scipy.ndimage import map_coordinates, spline_filter
+from threadpoolctl import threadpool_limits
+
+from bids_flair.errors import BidsFlairError, ExitCode
+from bids_flair.processing.images import load_checked
+from bids_flair.processing.registration import follow_rigid
+from bids_flair.processing.resampling import SPLINE_ORDER
+
+# s/mm2. Scanners write b = 0 as anything up to about 50; above 1500 the tensor no longer describes
+# the signal (Jones and Basser, MRM 52, 979, 2004).
+B0_THRESHOLD = 50.0
+TENSOR_B_LIMIT = 1500.0
+FEWEST_DIRECTIONS = 6
+# mm2/s: faster than free water at body temperature is noise.
+LARGEST_MD = 4.0e-3
+FIT_CHUNK = 100_000
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Diffusion weighting of a series.
+
+    Attributes
+    ----------
+    bvals : ndarray, shape (n,)
+        s/mm2; 0 where the file holds less than 50.
+    directions : ndarray, shape (n, 3)
+        Unit vectors in world coordinates (RAS+); zero where ``bvals`` is.
+    """
+
+    bvals: np.ndarray
+    directions: np.ndarray
+
+    @property
+    def b0(self) -> np.ndarray:
+        """Indices of the volumes without diffusion weighting."""
+        return np.flatnonzero(self.bvals == 0)
+
+    @property
+    def usable(self) -> np.ndarray:
+        """Indices of the volumes that a tensor may be fitted to."""
+        low = np.flatnonzero(self.bvals <= TENSOR_B_LIMIT)
+        return low if self.can_fit(low) else np.arange(len(self.bvals))
+
+    def can_fit(self, volumes: np.ndarray) -> bool:
+        """Whether a tensor and S0 can be told from these volumes."""
+        bvals, directions = self.bvals[volumes], self.directions[volumes]
+        design = np.stack(
+            [directions[:, i] * directions[:, j] for i in range(3) for j in range(i, 3)], 1
+        )
+        weighted = bvals > 0
+        return (
+            weighted.sum() >= FEWEST_DIRECTIONS
+            and bool((~weighted).any())
+            and np.linalg.matrix_rank(design[weighted], tol=1e-3) == 6
+        )
+
+
+def read_gradients(dwi: nib.Nifti1Image, bval: Path | str, bvec: Path | str) -> Gradients:
+    """Read the gradients of a series and turn them to world coordinates.
+
+    Parameters
+    ----------
+    dwi : Nifti1Image
+        The series, shape (x, y, z, n).
+    bval, bvec : path
+        In FSL's form: vectors along the image axes, the first one reversed if the affine has a
+        positive determinant. Three rows or three columns are accepted.
+
+    Raises
+    ------
+    BidsFlairError
+        If a file is missing or does not fit the series, or no tensor can be fitted with it.
+    """
+    volumes = dwi.shape[3] if dwi.ndim == 4 else 1
+    bvals = np.abs(_read_numbers(bval).ravel())
+    vectors = _read_numbers(bvec)
+    if vectors.ndim == 2 and vectors.shape[0] == 3:
+        vectors = vectors.T
+    if bvals.size != volumes or vectors.shape != (volumes, 3):
+        raise BidsFlairError(
+            f'{bval} holds {bvals.size} b-values and {bvec} an array of shape {vectors.shape}, '
+            f'but the series has {volumes} volumes; convert the series again, or leave it out',
+            ExitCode.DATA_UNUSABLE,
+        )
+    bvals = np.where(bvals < B0_THRESHOLD, 0.0, bvals)
+    gradients = Gradients(bvals, _world_directions(dwi.affine, bvals, vectors, bvec))
+    if not gradients.can_fit(np.arange(volumes)):
+        raise BidsFlairError(
+            f'{bval}: a tensor needs a b=0 volume and {FEWEST_DIRECTIONS} independent directions; '
+            f'this series has {len(gradients.b0)} and {volumes - len(gradients.b0)} weighted '
+            'volumes. Leave it out with --bids-filter-file',
+            ExitCode.DATA_UNUSABLE,
+        )
+    return gradients
+
+
+def load_series(
+    dwi: Path | str, bval: Path | str, bvec: Path | str
+) -> tuple[nib.Nifti1Image, Gradients]:
+    """Open a series (its voxels stay on disk) and read its gradients.
+
+    Raises
+    ------
+    BidsFlairError
+        As :func:`bids_flair.processing.images.load_checked` and :func:`read_gradients` do.
+    """
+    img = load_checked(dwi)
+    return img, read_gradients(img, bval, bvec)
+
+
+def mean_b0(dwi: nib.Nifti1Image, gradients: Gradients) -> nib.Nifti1Image:
+    """Mean of the volumes without diffusion weighting, float32."""
+    volumes = [np.asarray(dwi.dataobj[..., i], dtype=np.float32) for i in gradients.b0]
+    return nib.Nifti1Image(np.mean(volumes, axis=0), dwi.affine)
+
+
+def estimate_motion(
+    dwi: nib.Nifti1Image, gradients: Gradients, b0: nib.Nifti1Image, mask: nib.Nifti1Image
+) -> np.ndarray:
+    """Head motion of each volume that takes part in the fit.
+
+    Rigid, to the mean b=0. It does not undo the distortions by eddy currents and by the field's
+    inhomogeneity.
+
+    Parameters
+    ----------
+    mask : Nifti1Image
+        Brain on the grid of `b0`.
+
+    Returns
+    -------
+    ndarray, shape (n usable, 4, 4)
+        World of the mean b=0 to world of the volume (RAS+, mm).
+    """
+    motions = []
+    for index in gradients.usable:
+        volume = nib.Nifti1Image(np.asarray(dwi.dataobj[..., index], np.float32), dwi.affine)
+        motions.append(follow_rigid(b0, volume, mask))
+    return np.stack(motions)
+
+
+def fit_maps(
+    dwi: nib.Nifti1Image,
+    gradients: Gradients,
+    motions: np.ndarray,
+    to_b0: np.ndarray,
+    affine: np.ndarray,
+    mask: np.ndarray,
+    *,
+    threads: int = 1,
+) -> dict[str, nib.Nifti1Image]:
+    """Fit a tensor on the reference grid, from signals interpolated once out of native space.
+
+    Weighted least squares; S0 is the fit's own signal without weighting.
+
+    Parameters
+    ----------
+    motions : ndarray, shape (n usable, 4, 4)
+        As :func:`estimate_motion` gives them.
+    to_b0 : ndarray, shape (4, 4)
+        World of the reference grid to world of the mean b=0.
+    affine : ndarray, shape (4, 4)
+        Of the reference grid.
+    mask : ndarray of bool
+        Brain on the reference grid.
+
+    Returns
+    -------
+    dict
+        'MD' in mm2/s, 'FA' and 'S0' (units of the series), float32; 0 outside the mask and where
+        the series has no signal.
+    """
+    points = apply_affine(affine, np.argwhere(mask))
+    signals = np.empty((len(points), len(gradients.usable)), dtype=np.float32)
+    for column, (index, motion) in enumerate(zip(gradients.usable, motions, strict=True)):
+        signals[:, column] = _signal_at(dwi, index, apply_affine(motion @ to_b0, points))
+    usable = gradients.usable
+    # A head that turned by R under fixed gradients saw them turned by its inverse.
+    turned = np.einsum('nji,nj->ni', motions[:, :3, :3], gradients.directions[usable])
+    model = TensorModel(
+        gradient_table(gradients.bvals[usable], bvecs=_unit(turned), b0_threshold=1),
+        fit_method='WLS',
+        return_S0_hat=True,
+    )
+    values = {name: np.zeros(len(points), np.float32) for name in ('MD', 'FA', 'S0')}
+    measured = np.flatnonzero((signals > 0).all(axis=1))
+    with threadpool_limits(threads):
+        for start in range(0, len(measured), FIT_CHUNK):
+            chunk = measured[start : start + FIT_CHUNK]
+            fit = model.fit(signals[chunk])
+            values['MD'][chunk] = np.clip(fit.md, 0, LARGEST_MD)
+            values['FA'][chunk] = np.clip(np.nan_to_num(fit.fa), 0, 1)
+            values['S0'][chunk] = np.clip(fit.S0_hat, 0, 4 * signals[chunk].max())
+    return {name: _fill(vector, mask, affine) for name, vector in values.items()}
+
+
+def _signal_at(dwi: nib.Nifti1Image, index: int, points: np.ndarray) -> np.ndarray:
+    """One volume's signal at world points, by third-order splines; 0 outside of it."""
+    data = np.asarray(dwi.dataobj[..., index], dtype=np.float32)
+    voxels = apply_affine(np.linalg.inv(dwi.affine), points).T
+    coefficients = spline_filter(data, order=SPLINE_ORDER, mode='nearest', output=np.float32)
+    values = map_coordinates(
+        coefficients, voxels, order=SPLINE_ORDER, mode='nearest', prefilter=False
+    )
+    limits = np.array(data.shape)[:, None] - 0.5
+    inside = ((voxels >= -0.5) & (voxels <= limits)).all(axis=0)
+    # Where splines overshoot below the noise the smallest positive signal stands in.
+    floor = 1e-3 * float(np.percentile(data, 99))
+    return np.where(inside & (data.max() > 0), np.clip(values, floor, data.max()), 0)
+
+
+def _world_directions(affine, bvals, vectors, bvec) -> np.ndarray:
+    weighted = bvals > 0
+    lengths = np.linalg.norm(vectors, axis=1)
+    unusable = weighted & ~(np.isfinite(lengths) & (lengths > 0.1))
+    if unusable.any():
+        raise BidsFlairError(
+            f'{bvec}: volumes {np.flatnonzero(unusable).tolist()} have a b-value but no '
+            'direction; convert the series again, or leave it out with --bids-filter-file',
+            ExitCode.DATA_UNUSABLE,
+        )
+    vectors = np.where(weighted[:, None], vectors, 0.0)
+    if np.linalg.det(affine[:3, :3]) > 0:
+        vectors = vectors * (-1, 1, 1)
+    rotation = affine[:3, :3] / nib.affines.voxel_sizes(affine)
+    return _unit(vectors @ rotation.T)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def _fill(values: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
+    data = np.zeros(mask.shape, dtype=np.float32)
+    data[mask] = values
+    return nib.Nifti1Image(data, affine)
+
+
+def _read_numbers(path: Path | str) -> np.ndarray:
+    if not Path(path).exists():
+        raise BidsFlairError(
+            f'{path}: not found; a diffusion series needs it. Restore it, or leave the series '
+            'out with --bids-filter-file',
+            ExitCode.INPUT_MISSING,
+        )
+    try:
+        return np.loadtxt(path, ndmin=2)
+    except ValueError as error:
+        raise BidsFlairError(
+            f'{path}: not a table of numbers ({error}); convert the series again',
+            ExitCode.DATA_UNUSABLE,
+        ) from error

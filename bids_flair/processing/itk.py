@@ -1,0 +1,77 @@
+"""Between nibabel's world (RAS+) and ITK's (LPS+), in memory and in files.
+
+Every rigid or affine transform of this package is a 4 x 4 matrix that takes world coordinates
+(RAS+, mm) of the fixed image to those of the moving image: the direction in which an image is
+resampled, and the one that ITK stores.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import ants
+import nibabel as nib
+import numpy as np
+from nitransforms.linear import Affine
+
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def to_ants(img: nib.Nifti1Image) -> ants.ANTsImage:
+    """A 3D image for ANTs, float32, with the same world coordinates."""
+    affine = LPS @ img.affine
+    edges = nib.affines.voxel_sizes(affine)
+    return ants.from_numpy(
+        np.asarray(img.dataobj, dtype=np.float32),
+        origin=affine[:3, 3].tolist(),
+        spacing=edges.tolist(),
+        direction=affine[:3, :3] / edges,
+    )
+
+
+def from_ants(image: ants.ANTsImage) -> nib.Nifti1Image:
+    """Inverse of :func:`to_ants`."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.asarray(image.direction) * np.asarray(image.spacing)
+    affine[:3, 3] = image.origin
+    return nib.Nifti1Image(image.numpy().astype(np.float32), LPS @ affine)
+
+
+def shrink(img: nib.Nifti1Image, edge_mm: float) -> nib.Nifti1Image:
+    """Smooth an image and resample it to `edge_mm`; edges that are longer already stay."""
+    image = to_ants(img)
+    edges = np.array(image.spacing)
+    target = np.maximum(edges, edge_mm)
+    sigmas = np.sqrt(np.maximum(target**2 - edges**2, 0)) / 2.355
+    smooth = ants.smooth_image(image, tuple(sigmas), sigma_in_physical_coordinates=True)
+    return from_ants(ants.resample_image(smooth, tuple(target), use_voxels=False, interp_type=0))
+
+
+def matrix_from_ants(transform_file: str) -> np.ndarray:
+    """The (4, 4) RAS+ matrix of an affine transform that ANTs wrote."""
+    transform = ants.read_transform(transform_file)
+    parameters = np.asarray(transform.parameters)
+    linear, shift = parameters[:9].reshape(3, 3), parameters[9:12]
+    centre = np.asarray(transform.fixed_parameters)
+    matrix = np.eye(4)
+    matrix[:3, :3] = linear
+    matrix[:3, 3] = shift + centre - linear @ centre
+    return LPS @ matrix @ LPS
+
+
+def matrix_to_ants(matrix: np.ndarray) -> str:
+    """Write a (4, 4) RAS+ matrix where ANTs reads it as an initial transform; delete it after."""
+    handle, name = tempfile.mkstemp(suffix='.txt')
+    os.close(handle)
+    write_itk(matrix, name)
+    return name
+
+
+def write_itk(matrix: np.ndarray, path: Path | str) -> None:
+    """Write a (4, 4) RAS+ matrix as an ITK text transform."""
+    Affine(matrix).to_filename(str(path), fmt='itk')
+
+
+def read_itk(path: Path | str) -> np.ndarray:
+    """Read a (4, 4) RAS+ matrix from an ITK text transform."""
+    return Affine.from_filename(str(path), fmt='itk').matrix

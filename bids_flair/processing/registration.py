@@ -1,0 +1,260 @@
+"""Rigid registration of two contrasts of one head, with a verdict that can be acted on."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+
+import ants
+import nibabel as nib
+import numpy as np
+from nibabel.affines import apply_affine, from_matvec
+from scipy.ndimage import center_of_mass, map_coordinates
+from scipy.spatial.transform import Rotation
+from skimage.filters import threshold_otsu
+from skimage.metrics import normalized_mutual_information
+
+from bids_flair.processing.itk import matrix_from_ants, matrix_to_ants, shrink, to_ants
+from bids_flair.processing.resampling import resample_labels
+
+# Of the points between start and end, this share must carry signal in the moving image.
+SMALLEST_OVERLAP = 0.6
+# Below this gain over wrong poses the maximum found is no more than a ripple.
+SMALLEST_PEAK = 1.3
+# Edge of the voxels, in mm, on which poses are searched for and then refined.
+SEARCH_MM, FINE_MM = 4.0, 2.0
+SEARCH_POINTS, JUDGE_POINTS = 6_000, 60_000
+SEARCH_DEGREES = (-16.0, 0.0, 16.0)
+STARTS = 3
+BINS = 48
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A rigid transform and what speaks for or against it.
+
+    Attributes
+    ----------
+    matrix : ndarray, shape (4, 4)
+        Fixed world to moving world (RAS+, mm).
+    mutual_information_start, mutual_information : float
+        Normalised mutual information (Studholme 1999; 1 = independent, 2 = same) inside the
+        fixed mask, with the headers as they came and with `matrix`.
+    peak : float
+        Excess of mutual information with `matrix` over its excess in the best of twelve wrong
+        poses (10 mm or 15 degrees off): how far the solution stands out.
+    overlap : float
+        Share of the fixed mask that carries signal in the moving image, where that image covers
+        it at all.
+    coverage : float
+        Share of the fixed mask inside the moving image's field of view.
+    warnings : tuple of str
+    """
+
+    matrix: np.ndarray
+    mutual_information_start: float
+    mutual_information: float
+    peak: float
+    overlap: float
+    coverage: float
+    warnings: tuple[str, ...]
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the moved image may be used."""
+        return not self.warnings
+
+    def scores(self) -> dict[str, float | list[str]]:
+        """Everything but the matrix, for a sidecar."""
+        values = {key: value for key, value in asdict(self).items() if key != 'matrix'}
+        return {
+            _camel(key): round(value, 4) if isinstance(value, float) else list(value)
+            for key, value in values.items()
+        }
+
+
+def register_rigid(
+    fixed: nib.Nifti1Image, moving: nib.Nifti1Image, mask: nib.Nifti1Image, *, seed: int = 1
+) -> Registration:
+    """Find the rigid transform that brings `moving` onto `fixed`, wherever the two heads lie.
+
+    Poses around the scanner's own coordinates and around the matched centres of mass are compared
+    by mutual information; the best few are optimised (Mattes' mutual information inside `mask`),
+    and the best of those is refined.
+
+    Parameters
+    ----------
+    fixed, moving : Nifti1Image
+        Three-dimensional, of any two contrasts.
+    mask : Nifti1Image
+        Brain mask on the grid of `fixed`.
+    """
+    points = _mask_points(mask)
+    coarse = tuple(shrink(img, SEARCH_MM) for img in (fixed, moving))
+    search = _Similarity(*coarse, _thin(points, SEARCH_POINTS))
+    poses = sorted(_poses(points.mean(0), _centre_of_mass(moving)), key=search, reverse=True)
+    starts = [np.eye(4), *_distinct(poses, search.points, STARTS)]
+    optimise = _Optimiser(*coarse, mask, seed)
+    ends = sorted((optimise(start, (2, 1), (60, 60)) for start in starts), key=search)
+    refine = _Optimiser(shrink(fixed, FINE_MM), shrink(moving, FINE_MM), mask, seed)
+    matrix = refine(ends[-1], (2, 1), (40, 40))
+    similarity = _Similarity(fixed, moving, _thin(points, JUDGE_POINTS))
+    matrix = max((matrix, ends[-1], np.eye(4)), key=similarity)
+    return _judge(similarity, matrix)
+
+
+def follow_rigid(
+    fixed: nib.Nifti1Image, moving: nib.Nifti1Image, mask: nib.Nifti1Image, *, seed: int = 1
+) -> np.ndarray:
+    """Rigid matrix between two volumes of one series, known to lie close to each other."""
+    images = (shrink(img, FINE_MM) for img in (fixed, moving))
+    return _Optimiser(*images, mask, seed)(np.eye(4), (4, 2), (40, 30))
+
+
+def mean_distance(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> float:
+    """Mean distance (mm) between where two transforms take the same world points (n, 3)."""
+    apart = apply_affine(first, points) - apply_affine(second, points)
+    return float(np.linalg.norm(apart, axis=1).mean())
+
+
+class _Optimiser:
+    """ANTs' rigid registration; resolutions are multiples of the images' own voxels."""
+
+    def __init__(self, fixed, moving, mask, seed: int):
+        self.fixed, self.moving, self.seed = to_ants(fixed), to_ants(moving), seed
+        grid = (fixed.shape, fixed.affine)
+        self.mask = to_ants(resample_labels(mask, grid))
+
+    def __call__(self, start: np.ndarray, factors, iterations) -> np.ndarray:
+        initial = matrix_to_ants(start)
+        result = ants.registration(
+            self.fixed,
+            self.moving,
+            type_of_transform='Rigid',
+            initial_transform=initial,
+            mask=self.mask,
+            mask_all_stages=True,
+            aff_metric='mattes',
+            aff_iterations=iterations,
+            aff_shrink_factors=factors,
+            aff_smoothing_sigmas=tuple(factor / 2 for factor in factors),
+            aff_random_sampling_rate=0.5,
+            random_seed=self.seed,
+        )
+        matrix = matrix_from_ants(result['fwdtransforms'][0])
+        for name in {initial, *result['fwdtransforms'], *result['invtransforms']}:
+            Path(name).unlink(missing_ok=True)
+        return matrix
+
+
+class _Similarity:
+    """Normalised mutual information as a function of the transform, on a fixed set of points."""
+
+    def __init__(self, fixed: nib.Nifti1Image, moving: nib.Nifti1Image, points: np.ndarray):
+        self.points = points
+        self.fixed_values = _sample(fixed, points)
+        self.moving = nib.Nifti1Image(np.asarray(moving.dataobj, np.float32), moving.affine)
+        data = np.asarray(self.moving.dataobj)
+        self.air = 0.5 * threshold_otsu(data[data > 0])
+
+    def moved(self, matrix: np.ndarray) -> np.ndarray:
+        return _sample(self.moving, apply_affine(matrix, self.points))
+
+    def __call__(self, matrix: np.ndarray) -> float:
+        values = self.moved(matrix)
+        covered = np.isfinite(values) & np.isfinite(self.fixed_values)
+        if covered.mean() < 0.1:
+            return 1.0
+        return float(
+            normalized_mutual_information(self.fixed_values[covered], values[covered], bins=BINS)
+        )
+
+
+def _judge(similarity: _Similarity, matrix: np.ndarray) -> Registration:
+    start, end = similarity(np.eye(4)), similarity(matrix)
+    centre = similarity.points.mean(0)
+    wrong = max(similarity(matrix @ pose) for pose in _wrong_poses(centre))
+    peak = (end - 1) / max(wrong - 1, 1e-6)
+    values = similarity.moved(matrix)
+    covered = np.isfinite(values)
+    overlap = float((values[covered] > similarity.air).mean()) if covered.any() else 0.0
+    warnings = []
+    if peak < SMALLEST_PEAK:
+        warnings.append(f'the position found hardly differs from wrong ones (peak {peak:.2f})')
+    if overlap < SMALLEST_OVERLAP:
+        warnings.append(f'only {overlap:.0%} of the brain falls on signal')
+    return Registration(
+        matrix=matrix,
+        mutual_information_start=start,
+        mutual_information=end,
+        peak=float(peak),
+        overlap=overlap,
+        coverage=float(covered.mean()),
+        warnings=tuple(warnings),
+    )
+
+
+def _wrong_poses(centre: np.ndarray) -> Iterator[np.ndarray]:
+    for axis in range(3):
+        for sign in (-1, 1):
+            yield _shift(sign * 10.0 * np.eye(3)[axis])
+            yield _turn(sign * 15.0 * np.eye(3)[axis], centre)
+
+
+def _poses(fixed_centre: np.ndarray, moving_centre: np.ndarray) -> Iterator[np.ndarray]:
+    """Poses worth a look: scanner coordinates and matched centres, raised, lowered and turned."""
+    for base in (np.zeros(3), moving_centre - fixed_centre):
+        for height in (-25.0, 0.0, 25.0):
+            shift = _shift(base + np.array([0, 0, height]))
+            for degrees in product(SEARCH_DEGREES, repeat=3):
+                yield shift @ _turn(np.array(degrees), fixed_centre)
+
+
+def _distinct(poses: list[np.ndarray], points: np.ndarray, most: int) -> list[np.ndarray]:
+    """The first few poses that are not within 10 mm of one taken before."""
+    taken: list[np.ndarray] = []
+    for pose in poses:
+        if all(mean_distance(pose, other, points) > 10 for other in taken):
+            taken.append(pose)
+        if len(taken) == most:
+            break
+    return taken
+
+
+def _shift(vector: np.ndarray) -> np.ndarray:
+    return from_matvec(np.eye(3), vector)
+
+
+def _turn(degrees: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Rotation about the world's x, y and z axis in turn, around a point."""
+    linear = Rotation.from_euler('xyz', degrees, degrees=True).as_matrix()
+    return from_matvec(linear, centre - linear @ centre)
+
+
+def _mask_points(mask: nib.Nifti1Image) -> np.ndarray:
+    """World coordinates (n, 3) of the voxels of a mask."""
+    return apply_affine(mask.affine, np.argwhere(np.asarray(mask.dataobj) > 0))
+
+
+def _thin(points: np.ndarray, most: int) -> np.ndarray:
+    return points[:: max(1, len(points) // most)]
+
+
+def _centre_of_mass(img: nib.Nifti1Image) -> np.ndarray:
+    """World coordinates of the centre of an image's intensity."""
+    data = np.asarray(img.dataobj, dtype=np.float32)
+    return apply_affine(img.affine, center_of_mass(np.clip(data, 0, None)))
+
+
+def _sample(img: nib.Nifti1Image, points: np.ndarray) -> np.ndarray:
+    """Values at world points, linearly interpolated; NaN outside the field of view."""
+    voxels = apply_affine(np.linalg.inv(img.affine), points).T
+    data = np.asarray(img.dataobj, dtype=np.float32)
+    values = map_coordinates(data, voxels, order=1, mode='nearest')
+    limits = np.array(img.shape)[:, None] - 0.5
+    values[~((voxels >= -0.5) & (voxels <= limits)).all(0)] = np.nan
+    return values
+
+
+def _camel(key: str) -> str:
+    return ''.join(part.title() if part != 'mm' else part for part in key.split('_'))

@@ -1,0 +1,1 @@
+"""Training of models, from real people and simulated ones."""

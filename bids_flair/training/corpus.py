@@ -1,0 +1,238 @@
+"""People to train on, normalised once and kept on disk as half-precision volumes."""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from scipy.ndimage import binary_dilation, distance_transform_edt, find_objects
+
+from bids_flair.errors import BidsFlairError, ExitCode
+from bids_flair.models.inference import Grid, check_grids
+from bids_flair.models.normalisation import (
+    CONTRASTS,
+    LARGEST_WEIGHTED,
+    coverage,
+    normalise,
+    scale_factors,
+)
+from bids_flair.simulation import load_anatomy, shipped, simulate
+
+CHANNELS = (*CONTRASTS, 'FLAIR')
+RIM_MM = 4
+ORDINARY, BORDER, LESION = 0, 1, 2
+FLUID_T2W, FLUID_FLAIR = 2.0, 0.6
+PLACES = 20000
+
+
+@dataclass(frozen=True)
+class Case:
+    """One person's files, on one 1 mm grid; ``images`` has keys among the contrasts and 'FLAIR'.
+
+    Without ``mask`` the brain is where the FLAIR is not zero.
+    """
+
+    name: str
+    images: Mapping[str, Path]
+    mask: Path | None = None
+    lesions: Path | None = None
+
+
+@dataclass(frozen=True)
+class Person:
+    """One person as training reads it.
+
+    Attributes
+    ----------
+    values : ndarray of float16, shape (6, X, Y, Z)
+        Contrasts and FLAIR, normalised; RAS, 1 mm.
+    presence : ndarray of bool, shape (6, X, Y, Z)
+        Where each was acquired.
+    depth : ndarray of int8, shape (X, Y, Z)
+        Distance from the surface of the brain in mm, negative outside; at most 8.
+    kind : ndarray of uint8, shape (X, Y, Z)
+        ``ORDINARY``, ``BORDER`` of fluid or ``LESION``.
+    places : dict
+        Per kind, positions (n, 3) of such voxels in the brain.
+    """
+
+    name: str
+    values: np.ndarray
+    presence: np.ndarray
+    depth: np.ndarray
+    kind: np.ndarray
+    places: dict[int, np.ndarray] = field(repr=False)
+
+
+def find_cases(data: Path) -> list[Case]:
+    """Every person with a FLAIR and another contrast on its grid in a BIDS derivative.
+
+    Raises
+    ------
+    BidsFlairError
+        If there is none.
+    """
+    cases = []
+    for flair in sorted(data.glob('sub-*/**/anat/*_desc-preproc_FLAIR.nii.gz')):
+        stem = flair.name.removesuffix('_desc-preproc_FLAIR.nii.gz')
+        files = {'FLAIR': flair}
+        for name in ('T1w', 'T2w'):
+            files[name] = _beside(flair, stem, f'desc-preproc_{name}')
+        for name in ('MD', 'FA', 'S0'):
+            dwimap = f'model-tensor_param-{name.lower()}_dwimap'
+            files[name] = _beside(flair.parents[1] / 'dwi' / flair.name, stem, dwimap)
+        images = {name: path for name, path in files.items() if path is not None}
+        if len(images) > 1:
+            mask = _beside(flair, stem, 'desc-brain_mask')
+            cases.append(Case(stem, images, mask, _beside(flair, stem, 'label-lesion_mask')))
+    if not cases:
+        raise BidsFlairError(
+            f'{data} holds nobody to train on: *_desc-preproc_FLAIR.nii.gz with other contrasts '
+            'on the same grid beside it is what is looked for.',
+            ExitCode.INPUT_MISSING,
+        )
+    return cases
+
+
+def prepare_case(case: Case, cache: Path) -> Path:
+    """Normalise a real person, at 1 mm, into ``cache / name`` (made already: left as it is)."""
+    folder = cache / case.name
+    if folder.exists():
+        return folder
+    files = {name: nib.load(path) for name, path in case.images.items()}
+    mask = _nonzero(files['FLAIR']) if case.mask is None else nib.load(case.mask)
+    check_grids({name: image for name, image in files.items() if name != 'FLAIR'}, mask)
+    grid = Grid.around(files['FLAIR'], mask)
+    images = {name: grid.inputs_1mm(image) for name, image in files.items()}
+    brain = grid.brain_1mm()
+    lesions = np.zeros_like(brain)
+    if case.lesions is not None:
+        lesions = grid.inputs_1mm(nib.load(case.lesions)) > 0.5
+    write_person(folder, images, brain, lesions, whole_head=False)
+    return folder
+
+
+def prepare_simulated(seed: int, cache: Path) -> Path:
+    """Simulate a person at 1 mm and normalise it into ``cache / sim-SEED``."""
+    folder = cache / f'sim-{seed:04d}'
+    if folder.exists():
+        return folder
+    rng = np.random.default_rng([seed, 1])
+    names = shipped()
+    anatomy = load_anatomy(names[seed % len(names)])
+    person = simulate(anatomy, rng, 1.0, brain_only=True)
+    write_person(folder, person.contrasts, person.brain, person.lesions, whole_head=True)
+    return folder
+
+
+def write_person(
+    folder: Path,
+    images: Mapping[str, np.ndarray],
+    brain: np.ndarray,
+    lesions: np.ndarray,
+    whole_head: bool,
+) -> None:
+    """Normalise and write one person's volumes, cut to the brain and what is around it."""
+    box = _box(brain, RIM_MM)
+    images = {name: image[box] for name, image in images.items()}
+    brain, lesions = brain[box], lesions[box] & brain[box]
+    depth = _depth(brain)
+    frame = depth > -RIM_MM if whole_head else brain
+    values, presence = _channels(images, brain, frame)
+    kind = _kinds(values, brain, lesions)
+    rng = np.random.default_rng(0)
+    places = {
+        f'places{k}': _some(rng, np.argwhere((kind == k) & brain))
+        for k in (ORDINARY, BORDER, LESION)
+    }
+    part = folder.with_name(f'.{folder.name}.part')
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    arrays = {'values': values.astype(np.float16), 'presence': presence, 'depth': depth}
+    for name, array in (arrays | {'kind': kind} | places).items():
+        np.save(part / f'{name}.npy', array)
+    part.rename(folder)
+
+
+def read_person(folder: Path) -> Person:
+    """Open one person's volumes without reading them."""
+    arrays = {
+        name: np.load(folder / f'{name}.npy', mmap_mode='r')
+        for name in ('values', 'presence', 'depth', 'kind')
+    }
+    places = {k: np.load(folder / f'places{k}.npy') for k in (ORDINARY, BORDER, LESION)}
+    return Person(folder.name, places=places, **arrays)
+
+
+def describe(data: Iterable[Path]) -> list[dict[str, str]]:
+    """Name, licence and references of datasets, for a model's card."""
+    found = []
+    for folder in data:
+        description = json.loads((folder / 'dataset_description.json').read_text())
+        keys = ('Name', 'License', 'HowToAcknowledge')
+        found.append({key: description[key] for key in keys if key in description})
+    return found
+
+
+def _channels(
+    images: Mapping[str, np.ndarray], brain: np.ndarray, frame: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values and presence of ``CHANNELS`` in a frame, scaled by what is in the brain."""
+    factors = normalise({n: images[n] for n in CONTRASTS if n in images}, brain).factors
+    covered = {name: coverage(image, brain) for name, image in images.items()}
+    factors['FLAIR'] = scale_factors(images, covered, brain)[0]['FLAIR']
+    values = np.zeros((len(CHANNELS), *brain.shape), np.float32)
+    presence = np.zeros(values.shape, bool)
+    for i, name in enumerate(CHANNELS):
+        if name in factors:
+            presence[i] = coverage(images[name], frame)
+            scaled = images[name][presence[i]] / factors[name]
+            top = {'MD': 4.0, 'FA': 1.0}.get(name, LARGEST_WEIGHTED)
+            values[i][presence[i]] = np.clip(scaled, 0, top)
+    return values, presence
+
+
+def _kinds(values: np.ndarray, brain: np.ndarray, lesions: np.ndarray) -> np.ndarray:
+    """Fluid is dark in FLAIR and bright in T2w; its border is two voxels to either side."""
+    fluid = values[CHANNELS.index('FLAIR')] < FLUID_FLAIR
+    t2w = values[CHANNELS.index('T2w')]
+    if t2w.any():
+        fluid &= t2w > FLUID_T2W
+    fluid &= brain
+    border = binary_dilation(fluid, iterations=2) & binary_dilation(brain & ~fluid, iterations=2)
+    kind = np.full(brain.shape, ORDINARY, np.uint8)
+    kind[border & brain] = BORDER
+    kind[lesions] = LESION
+    return kind
+
+
+def _depth(brain: np.ndarray) -> np.ndarray:
+    inside = distance_transform_edt(brain)
+    outside = distance_transform_edt(~brain)
+    return np.clip(inside - outside, -8, 8).astype(np.int8)
+
+
+def _box(brain: np.ndarray, margin: int) -> tuple[slice, ...]:
+    tight = find_objects(brain.astype(np.uint8))[0]
+    return tuple(slice(max(s.start - margin, 0), s.stop + margin) for s in tight)
+
+
+def _some(rng: np.random.Generator, places: np.ndarray) -> np.ndarray:
+    count = min(PLACES, len(places))
+    return rng.choice(places, count, replace=False).astype(np.int16)
+
+
+def _nonzero(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    return nib.Nifti1Image((np.asarray(image.dataobj) != 0).astype(np.uint8), image.affine)
+
+
+def _beside(image: Path, stem: str, ending: str) -> Path | None:
+    """A file of the same person and grid; that of the reference itself names no space."""
+    for beginning in (stem, stem.split('_space-')[0]):
+        path = image.with_name(f'{beginning}_{ending}.nii.gz')
+        if path.exists():
+            return path
+    return None

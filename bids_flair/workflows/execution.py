@@ -1,0 +1,157 @@
+"""Running a workflow, and finding out which sessions failed and why."""
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from nipype import config
+from nipype.pipeline import engine as pe
+
+from bids_flair.bids.collect import SessionInputs
+from bids_flair.errors import BidsFlairError
+from bids_flair.settings import Settings
+from bids_flair.workflows.participant import crash_folder, init_run_wf, session_wf_name
+from bids_flair.workflows.plugin import RobustMultiProcPlugin, set_nipype_log_level
+
+LOGGER = logging.getLogger('bids_flair')
+StatusCallback = Callable[[pe.Node, str], None]
+EXCEPTION = re.compile(r'^\s*[\w.]+(Error|Exception)\b')
+NODE_OF_CRASH = re.compile(r'^Node: (\S+)', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Crash:
+    """A node that failed: its full name and Nipype's crash report."""
+
+    node: str
+    text: str
+
+    @property
+    def message(self) -> str:
+        """The last exception, in its own words."""
+        lines = [line.rstrip() for line in self.text.splitlines() if line.strip()]
+        starts = [i for i, line in enumerate(lines) if EXCEPTION.match(line)]
+        return ' '.join(line.strip() for line in lines[starts[-1] :]) if starts else lines[-1]
+
+
+def configure_nipype(settings: Settings) -> None:
+    """Set what Nipype keeps, how it writes crashes and how much it says."""
+    config.update_config(
+        {
+            'execution': {
+                'crashfile_format': 'txt',
+                'stop_on_first_crash': str(settings.stop_on_first_crash).lower(),
+                'poll_sleep_duration': '0.5',
+                'check_version': 'false',
+                'remove_unnecessary_outputs': 'false',
+                'parameterize_dirs': 'false',
+            },
+            'monitoring': {'enabled': str(settings.resource_monitor).lower()},
+        }
+    )
+    if settings.resource_monitor:
+        config.enable_resource_monitor()
+    set_nipype_log_level(_log_level(settings))
+
+
+def run_sessions(
+    sessions: Sequence[SessionInputs],
+    settings: Settings,
+    backend: ModuleType,
+    run: str,
+    on_status: StatusCallback,
+) -> dict[str, list[Crash]]:
+    """Run several sessions side by side.
+
+    Returns
+    -------
+    dict
+        Session label to the nodes that crashed, for those where any did.
+
+    Raises
+    ------
+    RuntimeError
+        If the run as a whole failed without any node saying why.
+    """
+    workflow = init_run_wf(sessions, settings, backend)
+    for inputs in sessions:
+        _send_crashes_to(workflow.get_node(session_wf_name(inputs)), inputs, settings, run)
+    if settings.write_graph:
+        graph = settings.output_dir / 'logs' / 'graph.dot'
+        workflow.write_graph(str(graph), graph2use='colored', simple_form=True)
+    try:
+        workflow.run(**_plugin(settings, on_status))
+    except Exception as error:
+        crashes = _crashes(sessions, settings, run)
+        if not crashes:
+            raise
+        LOGGER.debug('Nipype stopped: %s', error)
+        return crashes
+    return _crashes(sessions, settings, run)
+
+
+def batches(
+    sessions: Sequence[SessionInputs], settings: Settings
+) -> Iterable[list[SessionInputs]]:
+    """As many sessions at once as there are slots, so that the graph stays small."""
+    at_once = 1 if settings.low_mem else max(1, settings.nprocs // settings.omp_nthreads)
+    for start in range(0, len(sessions), at_once):
+        yield list(sessions[start : start + at_once])
+
+
+def _plugin(settings: Settings, on_status: StatusCallback) -> dict[str, Any]:
+    if settings.plugin:
+        arguments = {**settings.plugin.get('plugin_args', {}), 'status_callback': on_status}
+        return {'plugin': settings.plugin['plugin'], 'plugin_args': arguments}
+    arguments = {
+        'n_procs': settings.nprocs,
+        'memory_gb': settings.mem_gb,
+        'raise_insufficient': False,
+        'scheduler': 'mem_thread',
+        'log_level': _log_level(settings),
+        'status_callback': on_status,
+    }
+    return {'plugin': RobustMultiProcPlugin(arguments)}
+
+
+def _log_level(settings: Settings) -> int:
+    if settings.debug:
+        return logging.DEBUG
+    return logging.INFO if settings.verbosity > 1 else logging.CRITICAL
+
+
+def _send_crashes_to(workflow: pe.Workflow, inputs, settings: Settings, run: str) -> None:
+    folder = crash_folder(inputs, settings, run)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in workflow.list_node_names():
+        node = workflow.get_node(name)
+        node.config = {**(node.config or {}), 'execution': {'crashdump_dir': str(folder)}}
+
+
+def _crashes(sessions, settings: Settings, run: str) -> dict[str, list[Crash]]:
+    found = {}
+    for inputs in sessions:
+        prefix = f'bids_flair_wf.{session_wf_name(inputs)}.'
+        crashes = [
+            crash
+            for crash in _read_crashes(crash_folder(inputs, settings, run))
+            if crash.node.startswith(prefix)
+        ]
+        if crashes:
+            found[inputs.label] = crashes
+    return found
+
+
+def _read_crashes(folder: Path) -> list[Crash]:
+    crashes = []
+    for file in sorted(folder.glob('crash-*.txt'), key=lambda path: path.stat().st_mtime):
+        text = file.read_text()
+        node = NODE_OF_CRASH.search(text)
+        if node is None:
+            raise BidsFlairError(f'{file}: not a crash report of Nipype')
+        crashes.append(Crash(node.group(1), text))
+    return crashes

@@ -1,0 +1,103 @@
+"""From images on one grid to the synthetic FLAIR and what is known of it."""
+
+from collections.abc import Collection
+
+from nipype.interfaces import utility as niu
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow
+
+from bids_flair.interfaces.synthesis import (
+    MODEL_INPUTS,
+    DescribeSynthesis,
+    ScoreFlair,
+    SynthesizeFlair,
+    untrusted_images,
+)
+
+
+def init_synthesis_wf(
+    *,
+    model: str = 'default',
+    device: str = 'auto',
+    use_gpu: bool = False,
+    omp_nthreads: int = 1,
+    images: Collection[str] = MODEL_INPUTS,
+    scored: bool = False,
+    name: str = 'synthesis_wf',
+) -> LiterateWorkflow:
+    """Synthesise, score and describe.
+
+    Parameters
+    ----------
+    images
+        Which of 'T1w', 'T2w', 'MD', 'FA', 'S0' are connected and used.
+    scored
+        Whether an acquired FLAIR is connected.
+
+    Inputs
+    ------
+    T1w, T2w, MD, FA, S0
+        On the reference grid.
+    mask
+        Brain mask on the reference grid.
+    brain_report
+        Of the mask.
+    registrations
+        List of reports; images of contrasts with a failed registration are left out.
+    acquired, acquired_trusted
+        If `scored`: acquired FLAIR on the reference grid, and whether its registration held.
+
+    Outputs
+    -------
+    flair, std, mask
+        Synthetic FLAIR in units of its white matter, its standard deviation, and where it was
+        synthesised.
+    metadata
+        For the sidecar.
+    """
+    workflow = LiterateWorkflow(name=name)
+    workflow.__desc__ = (
+        f'A FLAIR was synthesised from {", ".join(images)} by a fully convolutional network that '
+        'regresses each voxel on its neighbourhood, after Build-A-FLAIR [@buildaflair] '
+        f'(model "{model}"). '
+    )
+    targets = ('acquired', 'acquired_trusted') if scored else ()
+    inputnode = pe.Node(
+        niu.IdentityInterface([*images, 'mask', 'brain_report', 'registrations', *targets]),
+        name='inputnode',
+    )
+    outputnode = pe.Node(
+        niu.IdentityInterface(['flair', 'std', 'mask', 'metadata']), name='outputnode'
+    )
+    untrusted = pe.Node(
+        niu.Function(function=untrusted_images, output_names=['names']),
+        name='untrusted_images',
+        run_without_submitting=True,
+    )
+    # One process for each GPU: MultiProc charges n_procs of a GPU node as GPU slots.
+    n_procs = 1 if use_gpu else omp_nthreads
+    synthesize = pe.Node(
+        SynthesizeFlair(model=model, device=device, use_gpu=use_gpu, num_threads=n_procs),
+        name='synthesize_flair',
+        n_procs=n_procs,
+        mem_gb=3.0,
+    )
+    describe = pe.Node(DescribeSynthesis(), name='describe', run_without_submitting=True)
+    workflow.connect([
+        (inputnode, untrusted, [('registrations', 'registrations')]),
+        (inputnode, synthesize, [(image, image) for image in [*images, 'mask']]),
+        (untrusted, synthesize, [('names', 'untrusted')]),
+        (inputnode, describe, [('brain_report', 'brain'), ('registrations', 'registrations')]),
+        (synthesize, describe, [('report', 'synthesis')]),
+        (synthesize, outputnode, [('flair', 'flair'), ('std', 'std'), ('mask', 'mask')]),
+        (describe, outputnode, [('metadata', 'metadata')]),
+    ])  # fmt: skip
+    if scored:
+        workflow.__postdesc__ = 'It was compared with the acquired FLAIR inside the brain mask. '
+        score = pe.Node(ScoreFlair(), name='score_flair', mem_gb=1.5)
+        workflow.connect([
+            (inputnode, score, [('acquired', 'acquired'), ('acquired_trusted', 'trusted')]),
+            (synthesize, score, [('flair', 'synthetic'), ('mask', 'mask')]),
+            (score, describe, [('scores', 'scores')]),
+        ])  # fmt: skip
+    return workflow

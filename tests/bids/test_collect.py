@@ -1,0 +1,175 @@
+"""What is found in datasets of many shapes."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bids_flair.bids.collect import check_dataset, collect
+from bids_flair.errors import BidsFlairError, ExitCode
+from bids_flair.settings import Settings
+
+
+class Dataset:
+    """A raw dataset of images too small to look at."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        description = {'Name': 'test', 'BIDSVersion': '1.10.0'}
+        self.write('dataset_description.json', json.dumps(description))
+
+    def write(self, name: str, text: str = '') -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def image(self, name: str, edges=(1, 1, 1), shape=(4, 4, 4)) -> Path:
+        path = self.write(name)
+        nib.Nifti1Image(np.zeros(shape, np.uint8), np.diag([*edges, 1])).to_filename(path)
+        return path
+
+    def series(self, stem: str, directions: int = 6, bvec: bool = True) -> Path:
+        bvals = [0] + [1000] * directions
+        path = self.image(f'{stem}.nii.gz', shape=(4, 4, 4, len(bvals)))
+        self.write(f'{stem}.bval', ' '.join(map(str, bvals)))
+        if bvec:
+            self.write(f'{stem}.bvec', '\n'.join(' '.join('1' * len(bvals)) for _ in range(3)))
+        return path
+
+    def collect(self, **settings):
+        found = collect(Settings(self.root, self.root.parent / 'out', **settings))
+        return {inputs.label: inputs for inputs in found}
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Dataset:
+    return Dataset(tmp_path / 'data')
+
+
+def test_everything_of_a_participant_without_sessions(dataset):
+    t1w = dataset.image('sub-01/anat/sub-01_T1w.nii.gz')
+    t2w = dataset.image('sub-01/anat/sub-01_T2w.nii')
+    flair = dataset.image('sub-01/anat/sub-01_FLAIR.nii.gz')
+    dwi = dataset.series('sub-01/dwi/sub-01_dwi')
+    found = dataset.collect()['sub-01']
+    assert found.images == {'T1w': t1w, 'T2w': t2w, 'FLAIR': flair, 'dwi': dwi}
+    assert found.bval == dwi.parent / 'sub-01_dwi.bval'
+    assert found.bvec == dwi.parent / 'sub-01_dwi.bvec'
+    assert found.session is None
+    assert found.reference == 'T1w'
+
+
+def test_sessions_are_kept_apart(dataset):
+    for session in ('a', 'b'):
+        dataset.image(f'sub-01/ses-{session}/anat/sub-01_ses-{session}_T2w.nii.gz')
+    found = dataset.collect()
+    assert set(found) == {'sub-01_ses-a', 'sub-01_ses-b'}
+    assert found['sub-01_ses-a'].reference == 'T2w'
+    assert set(dataset.collect(sessions=('b',))) == {'sub-01_ses-b'}
+
+
+def test_gradients_may_be_inherited_from_the_root(dataset):
+    dwi = dataset.image('sub-01/dwi/sub-01_dwi.nii.gz', shape=(4, 4, 4, 7))
+    bval = dataset.write('dwi.bval', '0 ' + '1000 ' * 6)
+    bvec = dataset.write('dwi.bvec', '1 1 1 1 1 1 1\n' * 3)
+    found = dataset.collect()['sub-01']
+    assert (found.images['dwi'], found.bval, found.bvec) == (dwi, bval, bvec)
+
+
+def test_finest_voxels_win_and_the_rest_is_named(dataset):
+    dataset.image('sub-01/anat/sub-01_acq-2d_T1w.nii.gz', edges=(0.5, 0.5, 4))
+    fine = dataset.image('sub-01/anat/sub-01_acq-mprage_run-1_T1w.nii.gz')
+    dataset.image('sub-01/anat/sub-01_acq-mprage_run-2_T1w.nii.gz')
+    found = dataset.collect()['sub-01']
+    assert found.images['T1w'] == fine
+    assert len(found.passed_over) == 2
+    assert any('acq-2d' in text for text in found.passed_over)
+
+
+def test_images_that_mean_something_else_are_not_taken(dataset):
+    plain = dataset.image('sub-01/anat/sub-01_run-2_T1w.nii.gz', edges=(2, 2, 2))
+    dataset.image('sub-01/anat/sub-01_ce-gadolinium_T1w.nii.gz')
+    dataset.image('sub-01/anat/sub-01_part-phase_T1w.nii.gz')
+    dataset.image('derivatives/x/sub-01/anat/sub-01_T1w.nii.gz')
+    found = dataset.collect()['sub-01']
+    assert found.images == {'T1w': plain}
+
+
+def test_opposite_phase_b0_is_passed_over(dataset):
+    full = dataset.series('sub-01/dwi/sub-01_dir-PA_dwi', directions=30)
+    dataset.series('sub-01/dwi/sub-01_dir-AP_dwi', directions=0)
+    found = dataset.collect()['sub-01']
+    assert found.images['dwi'] == full
+    assert 'dir-AP' in found.passed_over[0]
+
+
+def test_complete_series_before_one_without_bvec(dataset):
+    dataset.series('sub-01/dwi/sub-01_run-1_dwi', directions=60, bvec=False)
+    whole = dataset.series('sub-01/dwi/sub-01_run-2_dwi', directions=12)
+    assert dataset.collect()['sub-01'].images['dwi'] == whole
+
+
+def test_filters_narrow_each_contrast(dataset):
+    dataset.image('sub-01/anat/sub-01_T1w.nii.gz')
+    chosen = dataset.image('sub-01/anat/sub-01_acq-x_T1w.nii.gz', edges=(2, 2, 2))
+    found = dataset.collect(bids_filters={'T1w': {'acquisition': '*'}})['sub-01']
+    assert found.images['T1w'] == chosen
+    found = dataset.collect(bids_filters={'T1w': {'acquisition': None}})['sub-01']
+    assert found.images['T1w'].name == 'sub-01_T1w.nii.gz'
+
+
+def test_participant_without_inputs_is_kept_to_be_named(dataset):
+    dataset.image('sub-01/anat/sub-01_T1w.nii.gz')
+    dataset.image('sub-02/func/sub-02_task-rest_bold.nii.gz')
+    found = dataset.collect()
+    assert found['sub-02'].reference is None
+
+
+def test_session_without_inputs_is_no_failure_of_the_participant(dataset):
+    dataset.image('sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz')
+    dataset.image('sub-01/ses-2/anat/sub-01_ses-2_FLAIR.nii.gz')
+    assert set(dataset.collect()) == {'sub-01_ses-1'}
+
+
+def test_similar_labels_are_told_apart(dataset):
+    for label in ('1', '10', '101'):
+        dataset.image(f'sub-{label}/anat/sub-{label}_T1w.nii.gz')
+    assert set(dataset.collect(participants=('10',))) == {'sub-10'}
+
+
+def test_unknown_label_names_those_that_are_known(dataset):
+    dataset.image('sub-01/anat/sub-01_T1w.nii.gz')
+    with pytest.raises(BidsFlairError, match=r'no participant 99.*it has 01') as error:
+        dataset.collect(participants=('99',))
+    assert error.value.code == ExitCode.NOTHING_MATCHED
+
+
+def test_nothing_matched(dataset):
+    dataset.image('sub-01/anat/sub-01_T1w.nii.gz')
+    with pytest.raises(BidsFlairError, match='matches the selection') as error:
+        dataset.collect(sessions=('9',))
+    assert error.value.code == ExitCode.NOTHING_MATCHED
+
+
+def test_database_serves_other_participants_later(dataset, tmp_path):
+    for label in ('01', '02'):
+        dataset.image(f'sub-{label}/anat/sub-{label}_T1w.nii.gz')
+    database = tmp_path / 'db'
+    assert set(dataset.collect(participants=('01',), bids_database_dir=database)) == {'sub-01'}
+    assert set(dataset.collect(participants=('02',), bids_database_dir=database)) == {'sub-02'}
+
+
+@pytest.mark.parametrize(
+    ('text', 'says'),
+    [(None, 'is missing'), ('{', 'not JSON'), ('{"Name": "x"}', 'lacks BIDSVersion'),
+     ('{"Name": "x", "BIDSVersion": "1.8.0"}', 'no folder sub-')],
+)  # fmt: skip
+def test_what_is_no_dataset_is_refused(tmp_path, text, says):
+    if text is not None:
+        (tmp_path / 'dataset_description.json').write_text(text)
+    with pytest.raises(BidsFlairError, match=says) as error:
+        check_dataset(tmp_path)
+    assert error.value.code == ExitCode.NOT_BIDS

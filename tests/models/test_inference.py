@@ -1,0 +1,183 @@
+"""The synthetic FLAIR does not depend on what it should not depend on."""
+
+from itertools import combinations
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+import bids_flair
+from bids_flair.models import inference
+from bids_flair.models.inference import pick_device, synthesise, synthesize
+from bids_flair.models.normalisation import CONTRASTS, normalise
+from bids_flair.scoring import correlation
+
+ANATOMY = ('T1w', 'T2w')
+
+
+def test_tiles_do_not_show(phantom, small_model, monkeypatch):
+    inputs = normalise(phantom.arrays, phantom.mask)
+    cpu = torch.device('cpu')
+    whole = inference.predict(small_model.network, inputs, phantom.mask, cpu)
+    monkeypatch.setattr(inference, 'TILE', 16)
+    tiled = inference.predict(small_model.network, inputs, phantom.mask, cpu)
+    for a, b in zip(whole, tiled, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_twice_the_same(phantom, small_model):
+    images = phantom.images(*ANATOMY)
+    first, second = (synthesise(images, model=small_model) for _ in range(2))
+    np.testing.assert_array_equal(first.flair.get_fdata(), second.flair.get_fdata())
+    np.testing.assert_array_equal(first.std.get_fdata(), second.std.get_fdata())
+
+
+@pytest.mark.parametrize('axes', ['LPS', 'ASR', 'IPL'])
+def test_the_order_of_axes_does_not_matter(phantom, small_model, axes):
+    expected = synthesise(phantom.images(*ANATOMY), phantom.mask_image(), small_model).flair
+    turned = nib.orientations.ornt_transform(
+        nib.io_orientation(phantom.affine), nib.orientations.axcodes2ornt(axes)
+    )
+    images = {k: v.as_reoriented(turned) for k, v in phantom.images(*ANATOMY).items()}
+    mask = phantom.mask_image().as_reoriented(turned)
+    result = synthesise(images, mask, small_model).flair
+    assert nib.aff2axcodes(result.affine) == tuple(axes)
+    np.testing.assert_allclose(result.affine, images['T1w'].affine)
+    back = nib.as_closest_canonical(result).get_fdata()
+    np.testing.assert_allclose(back, expected.get_fdata(), atol=1e-5)
+
+
+def test_axes_may_differ_from_image_to_mask_only_with_an_error(phantom, small_model):
+    mask = phantom.mask_image().as_reoriented(nib.orientations.axcodes2ornt('LAS'))
+    with pytest.raises(ValueError, match='mask and T1w are not on one grid'):
+        synthesise(phantom.images('T1w'), mask, small_model)
+
+
+def test_the_field_of_view_does_not_matter(phantom, small_model):
+    expected = synthesise(phantom.images(*ANATOMY), model=small_model).flair.get_fdata()
+    padded = {
+        name: nib.Nifti1Image(np.pad(phantom.arrays[name], ((3, 0), (0, 5), (1, 2))), np.eye(4))
+        for name in ANATOMY
+    }
+    result = synthesise(padded, model=small_model).flair.get_fdata()
+    np.testing.assert_allclose(result[3:, :-5, 1:-2], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('factor', [0.01, 1000.0])
+def test_scanner_units_do_not_matter(phantom, factor):
+    expected = synthesize(phantom.images(*CONTRASTS)).get_fdata()
+    for name in CONTRASTS:
+        images = phantom.images(*CONTRASTS) | {name: phantom.image(name, factor)}
+        np.testing.assert_allclose(synthesize(images).get_fdata(), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize('voxel_mm', [0.8, 1.5])
+def test_other_voxel_sizes_give_the_same_brain(phantom, voxel_mm):
+    size = round(64 / voxel_mm)
+    other = type(phantom)(size, voxel_mm)
+    result = synthesize(other.images(*ANATOMY))
+    assert result.shape == (size,) * 3
+    np.testing.assert_allclose(result.affine, other.affine)
+    found = result.get_fdata()
+    assert not found[~other.mask].any()
+    expected = synthesize(phantom.images(*ANATOMY)).get_fdata()
+    for label in (1, 2, 3):
+        a, b = (
+            np.median(found[other.labels == label]),
+            np.median(expected[phantom.labels == label]),
+        )
+        assert a == pytest.approx(b, abs=0.12)
+
+
+def test_voxels_of_nearly_1_mm_are_not_resampled(phantom, small_model):
+    affine = np.diag([1.03, 0.97, 1.0, 1.0])
+    images = {k: nib.Nifti1Image(phantom.arrays[k], affine) for k in ANATOMY}
+    expected = synthesise(phantom.images(*ANATOMY), model=small_model).flair.get_fdata()
+    result = synthesise(images, model=small_model).flair.get_fdata()
+    np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'subset', [s for n in range(1, 6) for s in combinations(CONTRASTS, n)], ids='+'.join
+)
+def test_every_subset_darkens_fluid_but_fa_alone(phantom, subset):
+    result = synthesise(phantom.images(*subset))
+    flair, std = result.flair.get_fdata(), result.std.get_fdata()
+    assert result.flair.get_data_dtype() == np.float32
+    assert np.isfinite(flair).all()
+    assert (flair >= 0).all()
+    assert (std[phantom.mask] > 0).all()
+    assert not flair[~phantom.mask].any()
+    if subset != ('FA',):
+        fluid, white = (np.median(flair[phantom.labels == k]) for k in (3, 1))
+        assert fluid < 0.75 * white
+
+
+def test_lesions_are_bright_and_fluid_is_dark(phantom):
+    flair = synthesize(phantom.images('T1w', 'T2w')).get_fdata()
+    white, _, fluid, lesion = (np.median(flair[phantom.labels == k]) for k in (1, 2, 3, 4))
+    assert white == pytest.approx(1, abs=0.15)
+    assert fluid < 0.5 * white
+    assert lesion > 1.1 * white
+
+
+def test_a_contrast_with_a_short_field_of_view_still_gives_a_whole_brain(phantom):
+    short = phantom.arrays['T2w'].copy()
+    short[:, :, 44:] = 0
+    images = phantom.images(*ANATOMY) | {'T2w': nib.Nifti1Image(short, phantom.affine)}
+    flair = synthesize(images, phantom.mask_image()).get_fdata()
+    assert np.median(flair[(phantom.labels == 1) & (short == 0)]) > 0.6
+
+
+def test_the_public_name_is_the_same_function():
+    assert bids_flair.synthesize is synthesize
+
+
+def test_grids_that_differ_are_named(phantom, small_model):
+    moved = nib.Nifti1Image(phantom.arrays['MD'], phantom.affine + 0.5 * np.eye(4, k=3))
+    with pytest.raises(ValueError, match='MD and T1w are not on one grid'):
+        synthesise(phantom.images('T1w', 'T2w') | {'MD': moved}, model=small_model)
+    cut = nib.Nifti1Image(phantom.arrays['T2w'][1:], phantom.affine)
+    with pytest.raises(ValueError, match=r'T2w and T1w .* \(63, 64, 64\)'):
+        synthesise(phantom.images('T1w') | {'T2w': cut}, model=small_model)
+
+
+@pytest.mark.parametrize('names, message', [((), 'no image'), (('T2star',), 'T2star')])
+def test_contrasts_are_checked(phantom, small_model, names, message):
+    with pytest.raises(ValueError, match=message):
+        synthesise({name: phantom.image('T2w') for name in names}, model=small_model)
+
+
+def test_an_empty_mask_is_refused(phantom, small_model):
+    empty = nib.Nifti1Image(np.zeros(phantom.mask.shape, np.uint8), phantom.affine)
+    with pytest.raises(ValueError, match='empty'):
+        synthesise(phantom.images('T1w'), empty, small_model)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has CUDA')
+def test_a_device_asked_for_is_never_replaced_silently():
+    assert pick_device('auto').type in ('cpu', 'mps')
+    with pytest.raises(ValueError, match="'cuda' cannot be used"):
+        pick_device('cuda')
+
+
+@pytest.mark.parametrize('name', ['gpu', 'meta', 'cuda:x'])
+def test_unknown_devices_are_refused(name):
+    with pytest.raises(ValueError, match='use auto, cpu, cuda'):
+        pick_device(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('subject', ['07', '19'])
+def test_people_trained_on_are_still_reproduced(shared_data, subject):
+    folder = shared_data / 'open-ms-mni' / f'sub-{subject}' / 'anat'
+    t1w, t2w, flair = (
+        nib.load(folder / f'sub-{subject}_space-MNI152_desc-preproc_{c}.nii.gz')
+        for c in ('T1w', 'T2w', 'FLAIR')
+    )
+    pred = synthesize({'T1w': t1w, 'T2w': t2w}).get_fdata()
+    true = flair.get_fdata()
+    brain = true > 0
+    assert correlation(pred[brain], true[brain]) > 0.75

@@ -1,0 +1,68 @@
+"""The network sees what it says it sees, and nothing else."""
+
+import pytest
+import torch
+
+from bids_flair.models.network import Architecture, PatchRegressor
+
+SMALL = Architecture(contrasts=2, levels=3, stem=4, width=8, blocks=1)
+
+
+@pytest.fixture
+def network() -> PatchRegressor:
+    torch.manual_seed(1)
+    network = PatchRegressor(SMALL)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return network.requires_grad_(False)
+
+
+def _input(length: int) -> torch.Tensor:
+    size = length + 2 * SMALL.halo
+    x = torch.rand(1, 2 * SMALL.contrasts, size, size, size)
+    x[:, SMALL.contrasts :] = (x[:, SMALL.contrasts :] > 0.2).float()
+    x[:, : SMALL.contrasts] *= x[:, SMALL.contrasts :]
+    return x
+
+
+def test_a_voxel_does_not_depend_on_the_block_it_is_computed_in(network):
+    x = _input(16)
+    whole = network(x)[0].reshape(16, 16, 16)
+    part = network(x[..., 8:, :-8, 4:-4])[0].reshape(8, 8, 8)
+    torch.testing.assert_close(part, whole[8:, :8, 4:12])
+
+
+def test_only_the_voxels_to_keep_are_predicted(network):
+    x, keep = _input(8), torch.rand(1, 8, 8, 8) < 0.3
+    everywhere = network(x)
+    kept = network(x, keep)
+    for all_voxels, some in zip(everywhere, kept, strict=True):
+        torch.testing.assert_close(some, all_voxels[keep.flatten()])
+
+
+def test_the_receptive_field_is_the_halo_and_is_used(network):
+    x = _input(8)
+    before = network(x)[0].reshape(8, 8, 8)
+    changed = x.clone()
+    changed[:, 0, 0] += 1.0
+    changed[:, SMALL.contrasts, 0] = 1.0
+    after = network(changed)[0].reshape(8, 8, 8)
+    assert not torch.equal(after[:4], before[:4])
+    # The far half lies more than a halo away from the plane that changed.
+    torch.testing.assert_close(after[4:], before[4:])
+
+
+def test_coarse_patches_average_over_the_voxels_present(network):
+    x = torch.zeros(1, 4, 32, 32, 32)
+    x[:, 0], x[:, 2] = 3.0, 1.0
+    x[:, :, ::2] = 0.0
+    value, _, presence, _ = network._pyramid(x)[2][0]
+    torch.testing.assert_close(value, torch.full_like(value, 3.0))
+    torch.testing.assert_close(presence, torch.full_like(presence, 0.5))
+
+
+def test_the_uncertainty_does_not_disturb_the_mean():
+    network = PatchRegressor(SMALL)
+    network(_input(8))[1].sum().backward()
+    assert all(p.grad is None for p in network.levels.parameters())
+    assert network.log_scale[0].weight.grad is not None

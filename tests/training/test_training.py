@@ -1,0 +1,166 @@
+"""Training is reproducible, goes on where it stopped, sees what it should, and learns."""
+
+import itertools
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from bids_flair.errors import BidsFlairError
+from bids_flair.models.network import Architecture
+from bids_flair.training.corpus import (
+    BORDER,
+    LESION,
+    Person,
+    find_cases,
+    prepare_case,
+    read_person,
+    write_person,
+)
+from bids_flair.training.fit import Training, fit, losses
+from bids_flair.training.sampling import Batch, Sampling, augment, draw_batch
+
+SMALL = Training(
+    steps=6,
+    architecture=Architecture(levels=2, stem=4, width=8, blocks=1),
+    sampling=Sampling(block=8, batch=2),
+)
+
+
+def _write(folder: Path, seed: int) -> Person:
+    """A ball of white matter around fluid, with a lesion."""
+    rng = np.random.default_rng(seed)
+    distance = np.sqrt(((np.indices((40, 40, 40)) - 19.5) ** 2).sum(0))
+    labels = np.select([distance < 9, distance < 17], [2, 1], 0)
+    labels[8:12, 18:22, 18:22] = 3
+    tissues = {
+        'T1w': (0, 800, 200, 500),
+        'T2w': (0, 200, 900, 420),
+        'FLAIR': (0, 100, 15, 150),
+    }
+    images = {
+        name: (np.array(values)[labels] * rng.normal(1, 0.03, labels.shape)).astype(np.float32)
+        for name, values in tissues.items()
+    }
+    write_person(folder, images, labels > 0, labels == 3, whole_head=False)
+    return read_person(folder)
+
+
+@pytest.fixture(scope='module')
+def people(tmp_path_factory) -> list[Person]:
+    folder = tmp_path_factory.mktemp('people')
+    return [_write(folder / f'p{i}', i) for i in range(2)]
+
+
+def test_people_are_normalised_and_their_places_are_where_they_say(people):
+    person = people[0]
+    assert np.median(person.values[5][(person.depth > 2) & (person.depth < 6)]) == pytest.approx(1, abs=0.05)
+    lesion = tuple(person.places[LESION].T)
+    assert person.values[5][lesion].mean() == pytest.approx(1.5, abs=0.1)
+    assert len(person.places[BORDER]) > 100
+    assert not person.presence[2:5].any()
+
+
+def test_the_same_step_draws_the_same_batch(people):
+    first, second, other = (
+        draw_batch(people, [], SMALL.sampling, 6, seed=1, step=step) for step in (4, 4, 5)
+    )
+    assert torch.equal(first.x, second.x)
+    assert torch.equal(first.target, second.target)
+    assert not torch.equal(first.x, other.x)
+
+
+def test_targets_belong_to_their_voxels(people):
+    """Mirrored, masked and shifted as it may be, a bright T2w voxel is fluid or lesion."""
+    for step in range(20):
+        batch = draw_batch(people, [], SMALL.sampling, 6, seed=2, step=step)
+        inner = batch.x[:, :, 6:-6, 6:-6, 6:-6].movedim(1, -1)[batch.keep]
+        white = (inner[:, 0] > 0.9) & (inner[:, 1] > 0) & (inner[:, 1] < 1.2)
+        if white.sum() > 50:
+            assert batch.target[white].median() == pytest.approx(1, abs=0.1)
+
+
+def test_every_subset_of_the_contrasts_occurs_and_never_none():
+    rng = np.random.default_rng(0)
+    values, presence = torch.ones(5, 6, 6, 6), torch.ones(5, 6, 6, 6, dtype=torch.bool)
+    seen = set()
+    for _ in range(1500):
+        x = augment(rng, values, presence)
+        assert (x[:5][x[5:] == 0] == 0).all()
+        seen.add(tuple(x[5:].flatten(1).any(1).tolist()))
+    assert seen == set(itertools.product([False, True], repeat=5)) - {(False,) * 5}
+
+
+def test_lesions_are_sampled_more_often_than_they_are(people):
+    def share(lesion: float) -> float:
+        sampling = Sampling(block=8, batch=2, lesion=lesion, border=0.0)
+        weights = torch.cat([
+            draw_batch(people, [], sampling, 6, 0, step).weight for step in range(20)
+        ])  # fmt: skip
+        return float((weights > 1).float().mean())
+
+    assert share(0.8) > 2 * share(0.0)
+
+
+def test_the_same_seed_gives_the_same_weights(people, tmp_path):
+    a, b = (fit(people, [], SMALL, tmp_path / f'{name}.safetensors')[0] for name in 'ab')
+    for x, y in zip(a.parameters(), b.parameters(), strict=True):
+        assert torch.equal(x, y)
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(people, tmp_path, monkeypatch):
+    expected, _ = fit(people, [], SMALL, tmp_path / 'whole.safetensors')
+    ticks = itertools.count()
+    with monkeypatch.context() as context:
+        context.setattr('bids_flair.training.fit.time.monotonic', lambda: next(ticks) * 20.0)
+        _, step = fit(people, [], SMALL, tmp_path / 'part.safetensors', minutes=1.5)
+    assert 0 < step < SMALL.steps
+    resumed, step = fit(people, [], SMALL, tmp_path / 'part.safetensors')
+    assert step == SMALL.steps
+    for x, y in zip(expected.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=1e-7)
+
+
+def test_it_learns(people, tmp_path):
+    training = Training(
+        steps=150, architecture=SMALL.architecture, sampling=Sampling(block=8, batch=4)
+    )
+    network, _ = fit(people, [], training, tmp_path / 'c.safetensors')
+    batch = draw_batch(people, [], Sampling(block=16, batch=4), 6, seed=9, step=0)
+    with torch.inference_mode():
+        mean, log_scale = network(batch.x, batch.keep)
+    error = float(losses(batch, mean, log_scale)[0])
+    constant = float(losses(batch, torch.ones_like(mean), log_scale)[0])
+    assert error < 0.8 * constant
+
+
+def test_the_scale_is_best_where_it_is_the_mean_error():
+    target = torch.tensor([0.0, 0.0, 0.0, 0.0])
+    batch = Batch(torch.empty(0), torch.empty(0), target, torch.ones(4))
+    mean = torch.tensor([0.1, 0.3, -0.2, -0.2])
+    scales = torch.linspace(0.05, 0.6, 111)
+    found = [losses(batch, mean, torch.log(s).expand(4))[1] for s in scales]
+    assert scales[int(torch.stack(found).argmin())] == pytest.approx(0.2, abs=0.006)
+
+
+def test_cases_are_found_by_name_and_read(tmp_path):
+    anat = tmp_path / 'ds' / 'sub-1' / 'anat'
+    anat.mkdir(parents=True)
+    for name, value in (('T1w', 900), ('FLAIR', 100)):
+        data = np.zeros((30, 30, 30), np.float32)
+        data[5:25, 5:25, 5:25] = np.random.default_rng(0).normal(value, 5, (20, 20, 20))
+        nib.save(
+            nib.Nifti1Image(data, np.eye(4)), anat / f'sub-1_space-X_desc-preproc_{name}.nii.gz'
+        )
+    (case,) = find_cases(tmp_path / 'ds')
+    assert set(case.images) == {'T1w', 'FLAIR'}
+    person = read_person(prepare_case(case, tmp_path / 'cache'))
+    assert person.presence[[0, 5]].any()
+    assert not person.presence[1:5].any()
+
+
+def test_a_dataset_without_flair_is_refused(tmp_path):
+    with pytest.raises(BidsFlairError, match='nobody to train on'):
+        find_cases(tmp_path)
