@@ -259,7 +259,11 @@ def find_ventricles(
 
 
 def paint_nuclei(
-    codes: np.ndarray, t1: np.ndarray, found: dict[str, np.ndarray], where: np.ndarray, cortex: float
+    codes: np.ndarray,
+    t1: np.ndarray,
+    found: dict[str, np.ndarray],
+    where: np.ndarray,
+    cortex: float,
 ) -> np.ndarray:
     """Deep grey matter: the warped outline, its edge with white matter taken from the T1w."""
     soft = {

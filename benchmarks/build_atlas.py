@@ -5,7 +5,7 @@
 DATA holds the datasets `anatomies` and `dwi-philips`. The first person's brain is found by an
 inflated surface and the (already stripped) MNI152 template; the others' with an atlas of the
 first; each mask is then closed over the sulci. The atlas is the mean of all three and of their
-mirror images, each registered to the first person and then to the mean of that round.
+mirror images, each registered (affine) to the first person and then to the mean of that round.
 `--without` leaves one person out, to judge the atlas on someone it has not seen.
 """
 
@@ -22,8 +22,8 @@ from bids_flair.processing.brain_mask import (
     WORK_MM,
     Atlas,
     align,
-    deform,
     find_brain,
+    refined,
     shrink,
 )
 from bids_flair.processing.brain_surface import inflate
@@ -80,8 +80,7 @@ def seed_mask(head: nib.Nifti1Image) -> np.ndarray:
     template, mask = load_mni152_template(resolution=2), load_mni152_brain_mask(resolution=2)
     mni = Atlas(*(nib.Nifti1Image(img.get_fdata(dtype=np.float32), img.affine)
                   for img in (template, mask)))  # fmt: skip
-    work = shrink(stripped, WORK_MM)
-    return deform(work, mni, align(work, mni), head)[1] > 0.5
+    return refined(head, mni, align(shrink(stripped, WORK_MM), mni))
 
 
 def person_of(head: nib.Nifti1Image, mask: np.ndarray) -> Atlas:
@@ -103,10 +102,12 @@ def mean_of(people: list[Atlas]) -> Atlas:
     mirrored = [mirror(person) for person in people]
     target = people[0]
     for members in (people, [*people, *mirrored]):
-        work = shrink(in_grid(target.head, grid), WORK_MM)
-        moved = [deform(work, person, align(work, person), grid) for person in members]
-        head, brain = (np.mean(images, axis=0) for images in zip(*moved, strict=True))
-        target = Atlas(nib.Nifti1Image(head, grid.affine), nib.Nifti1Image(brain, grid.affine))
+        work = shrink(in_grid(target.head, np.eye(4), grid), WORK_MM)
+        matrices = [align(work, person) for person in members]
+        target = Atlas(
+            mean_in([person.head for person in members], matrices, grid),
+            mean_in([person.brain for person in members], matrices, grid),
+        )
     return target
 
 
@@ -117,8 +118,14 @@ def grid_around(centre: np.ndarray) -> nib.Nifti1Image:
     return nib.Nifti1Image(np.zeros(shape, np.float32), affine)
 
 
-def in_grid(img: nib.Nifti1Image, grid: nib.Nifti1Image) -> nib.Nifti1Image:
-    to_source = np.linalg.inv(img.affine) @ grid.affine
+def mean_in(images, matrices, grid: nib.Nifti1Image) -> nib.Nifti1Image:
+    """Mean of images on a grid whose world each of `matrices` takes to an image's world."""
+    moved = [in_grid(img, matrix, grid) for img, matrix in zip(images, matrices, strict=True)]
+    return nib.Nifti1Image(np.mean([img.dataobj for img in moved], axis=0), grid.affine)
+
+
+def in_grid(img: nib.Nifti1Image, matrix: np.ndarray, grid: nib.Nifti1Image) -> nib.Nifti1Image:
+    to_source = np.linalg.inv(img.affine) @ matrix @ grid.affine
     data = np.asarray(img.dataobj)
     return nib.Nifti1Image(
         ndimage.affine_transform(data, to_source, output_shape=grid.shape, order=1), grid.affine

@@ -44,7 +44,6 @@ class Settings:
     write_graph: bool = False
     stop_on_first_crash: bool = False
     resource_monitor: bool = False
-    sloppy: bool = False
     dry_run: bool = False
     debug: bool = False
     random_seed: int = 0

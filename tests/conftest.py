@@ -1,8 +1,15 @@
 """Fixtures that every test may use."""
 
+import json
+import os
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
+
+# As the program does: ITK is deterministic with one thread only.
+os.environ['ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS'] = '1'
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,3 +27,56 @@ def shared_data() -> Path:
     if not data.is_dir():
         pytest.skip(f'REAL DATA ABSENT: no {data}; this test needs real scans')
     return data
+
+
+@pytest.fixture(scope='session')
+def dolls(tmp_path_factory) -> Path:
+    """A raw BIDS dataset of two simulated heads, stripped, coarse and three quarters of life size.
+
+    sub-01 has every contrast, sub-02 a T2w alone. So small, a run takes a minute; brain extraction
+    and full sizes are tested elsewhere.
+    """
+    return write_dolls(tmp_path_factory.mktemp('dolls') / 'data')
+
+
+def write_dolls(root: Path) -> Path:
+    """Write the dataset of the fixture `dolls`."""
+    from bids_flair.simulation.anatomy import load_anatomy, shipped
+    from bids_flair.simulation.contrasts import simulate
+
+    root.mkdir(parents=True)
+    description = {'Name': 'Dolls', 'BIDSVersion': '1.10.0', 'Authors': ['Simulation']}
+    (root / 'dataset_description.json').write_text(json.dumps(description))
+    (root / 'README').write_text('Simulated heads, shrunk, for tests.\n')
+    for label, wanted in (('01', ('T1w', 'T2w', 'FLAIR', 'dwi')), ('02', ('T2w',))):
+        rng = np.random.default_rng(int(label))
+        doll = simulate(load_anatomy(shipped()[0]), rng, 4.0, brain_only=True)
+        _write_doll(root / f'sub-{label}', f'sub-{label}', doll, wanted)
+    return root
+
+
+def _write_doll(folder: Path, label: str, doll, wanted) -> None:
+    margin = [(3, 3)] * 3
+    images = {
+        name: np.pad(np.where(doll.brain, values, 0), margin).astype(np.float32)
+        for name, values in doll.contrasts.items()
+    }
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])
+    affine[:3, 3] = -1.5 * np.array(images['T1w'].shape)
+    for contrast in wanted:
+        datatype = 'dwi' if contrast == 'dwi' else 'anat'
+        (folder / datatype).mkdir(parents=True, exist_ok=True)
+        stem = folder / datatype / f'{label}_{contrast}'
+        data = _doll_series(images, stem) if contrast == 'dwi' else images[contrast]
+        nib.Nifti1Image(data, affine).to_filename(f'{stem}.nii.gz')
+
+
+def _doll_series(images, stem: Path) -> np.ndarray:
+    """Isotropic diffusion: a b=0 and twelve directions at b=1000 s/mm2."""
+    vectors = np.random.default_rng(0).normal(size=(12, 3))
+    vectors = np.vstack([np.zeros(3), vectors / np.linalg.norm(vectors, axis=1, keepdims=True)])
+    bvals = np.array([0] + [1000] * 12)
+    np.savetxt(f'{stem}.bval', [bvals], fmt='%d')
+    np.savetxt(f'{stem}.bvec', vectors.T, fmt='%.5f')
+    signal = images['S0'][..., None] * np.exp(-images['MD'][..., None] * bvals)
+    return signal.astype(np.float32)

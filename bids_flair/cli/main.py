@@ -43,7 +43,8 @@ def _set_environment(settings: Settings) -> None:
     """What libraries read when they are imported, here and in every worker."""
     threads = str(settings.omp_nthreads)
     os.environ['OMP_NUM_THREADS'] = threads
-    os.environ['ITK_GLOBAL_DEFAULT_NUMBER_OF_ITK_THREADS'] = threads
+    # With several threads ITK adds in another order each time: no two registrations would agree.
+    os.environ['ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS'] = '1'
     # No telemetry, and nothing is fetched. niworkflows makes a TemplateFlow folder when it is
     # imported, in the home directory by default, which may not be writable.
     os.environ['NO_ET'] = '1'

@@ -241,11 +241,6 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         action='store_true',
         help='write only the text for your methods section, with its citations',
     )
-    group.add_argument(
-        '--sloppy',
-        action='store_true',
-        help='fast and inexact: to try out an installation, never for data that matter',
-    )
 
 
 def _add_messages(group: argparse._ArgumentGroup) -> None:

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 PATCH = 5
+# What a value is centred on and divided by: T1w, T2w, MD, FA, S0.
+CENTRES = (0.8, 1.5, 1.1, 0.25, 1.4)
+SPREADS = (0.25, 0.8, 0.6, 0.2, 0.6)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,9 @@ class PatchRegressor(nn.Module):
         self.log_scale = nn.Sequential(
             nn.Linear(architecture.width, 32), nn.ReLU(), nn.Linear(32, 1)
         )
+        columns = (slice(architecture.contrasts), None, None, None)
+        self.register_buffer('centres', torch.tensor(CENTRES)[columns])
+        self.register_buffer('spreads', torch.tensor(SPREADS)[columns])
         _initialise(self)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -83,7 +89,8 @@ class PatchRegressor(nn.Module):
     def _pyramid(self, x: Tensor) -> list[Tensor]:
         """Mean value over the voxels present, and the fraction present, at 1, 2, 4, ... mm."""
         value, presence = x.chunk(2, dim=1)
-        levels = [x]
+        value = (value - self.centres) / self.spreads * presence
+        levels = [torch.cat([value, presence], dim=1)]
         for _ in range(1, self.architecture.levels):
             mass = F.avg_pool3d(value * presence, 2)
             presence = F.avg_pool3d(presence, 2)
@@ -124,11 +131,12 @@ class _Level(nn.Module):
 class _Block(nn.Module):
     def __init__(self, width: int):
         super().__init__()
+        self.norm = nn.LayerNorm(width)
         self.first = nn.Linear(width, width)
         self.second = nn.Linear(width, width)
 
     def forward(self, features: Tensor) -> Tensor:
-        return features + self.second(F.relu(self.first(F.relu(features))))
+        return features + self.second(F.relu(self.first(self.norm(features))))
 
 
 def _upsample(coarse: Tensor, length: int) -> Tensor:

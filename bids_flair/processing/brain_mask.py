@@ -24,6 +24,8 @@ from bids_flair.processing.itk import matrix_from_ants, matrix_to_ants, to_ants
 
 ATLAS = Path(__file__).parent / 'atlas'
 WORK_MM, FINE_MM = 3.0, 2.0
+# How far from the rim (mm) its true place is looked for, in turn.
+BANDS_MM = (14.0, 9.0)
 # Everything further below the top of the head than this is neck and shoulders.
 HEAD_HEIGHT_MM = 190.0
 # From the skin at the vertex to the middle of the brain.
@@ -66,9 +68,10 @@ class BrainMask:
 def extract_brain(image: nib.Nifti1Image, *, threads: int = 1) -> BrainMask:
     """Find the brain in one image of a head, whatever its contrast, orientation or coverage.
 
-    An atlas of the head is registered (best of many starting poses, affine, then deformable; all
-    by mutual information, which asks nothing of the contrast), its brain probability brought
-    over, and the rim moved to where the image has it. Independently, a surface is inflated inside
+    An atlas of the head is registered (affine, best of many starting poses, by mutual
+    information, which asks nothing of the contrast), its brain brought over, and the rim moved to
+    where the image has it (`brain_rim`). A deformable registration in between pulled the rim into
+    the gyri of real heads, and was left out. Independently, a surface is inflated inside
     the head (Smith, Hum Brain Mapp 17, 143, 2002) until it meets the dark rim of skull and fluid;
     where the two disagree, that is said in the warnings. With one thread the result is
     reproducible to the bit.
@@ -129,19 +132,21 @@ def find_brain(head: nib.Nifti1Image, atlas: 'Atlas') -> tuple[np.ndarray, float
     """Mask on the grid of `head` (RAS+), and its Dice coefficient with the inflated surface."""
     work = _without_neck(shrink(head, WORK_MM))
     matrix = align(work, atlas)
-    rough = _moved_brain(work, atlas, matrix)
-    _, prior = deform(work, atlas, matrix, work)
-    mask = _refined(head, nib.Nifti1Image(prior, work.affine))
+    mask = refined(head, atlas, matrix)
+    rough = _moved_brain(atlas, matrix, work)
     surface = inflate(_only_near(work, rough), WORK_MM, rough > 0.5)
     return mask, dice(_resampled(surface.astype(np.float32), work.affine, head) > 0.5, mask)
 
 
-def _refined(head: nib.Nifti1Image, prior: nib.Nifti1Image) -> np.ndarray:
+def refined(head: nib.Nifti1Image, atlas: 'Atlas', matrix: np.ndarray) -> np.ndarray:
     """The rim moved from where the atlas has it to where the image has it, on the image's grid."""
     fine = shrink(head, FINE_MM)
     data = np.asarray(fine.dataobj)
-    expected = _resampled(np.asarray(prior.dataobj), prior.affine, fine)
-    distance = fit_rim(np.clip(data, *np.percentile(data, [0.1, 99.8])), expected, FINE_MM)
+    data = np.clip(data, *np.percentile(data, [0.1, 99.8]))
+    mask = _moved_brain(atlas, matrix, fine) > 0.5
+    for band_mm in BANDS_MM:
+        distance = fit_rim(data, mask, FINE_MM, band_mm)
+        mask = distance < 0
     return ndimage.binary_fill_holes(_largest(_resampled(distance, fine.affine, head) < 0))
 
 
@@ -258,12 +263,11 @@ def _distinct(poses: list[np.ndarray], points: np.ndarray, most: int) -> list[np
     return taken
 
 
-def _moved_brain(work: nib.Nifti1Image, atlas: Atlas, matrix: np.ndarray) -> np.ndarray:
-    """The atlas' brain probability on the grid of `work`, by an affine alone."""
-    to_atlas = np.linalg.inv(atlas.brain.affine) @ matrix @ work.affine
-    return ndimage.affine_transform(
-        np.asarray(atlas.brain.dataobj), to_atlas, output_shape=work.shape, order=1
-    )
+def _moved_brain(atlas: Atlas, matrix: np.ndarray, grid: nib.Nifti1Image) -> np.ndarray:
+    """The atlas' brain probability on a grid whose world `matrix` takes to the atlas' world."""
+    to_atlas = np.linalg.inv(atlas.brain.affine) @ matrix @ grid.affine
+    brain = np.asarray(atlas.brain.dataobj)
+    return ndimage.affine_transform(brain, to_atlas, output_shape=grid.shape, order=1)
 
 
 def _affine(work: nib.Nifti1Image, atlas: Atlas, start: np.ndarray) -> np.ndarray:
@@ -281,38 +285,9 @@ def _affine(work: nib.Nifti1Image, atlas: Atlas, start: np.ndarray) -> np.ndarra
         random_seed=1,
     )
     matrix = matrix_from_ants(result['fwdtransforms'][0])
-    _delete(initial, result)
-    return matrix
-
-
-def deform(
-    work: nib.Nifti1Image, atlas: Atlas, matrix: np.ndarray, grid: nib.Nifti1Image
-) -> tuple[np.ndarray, np.ndarray]:
-    """The atlas' head and brain on a grid, deformed to match `work` around the brain."""
-    initial = matrix_to_ants(matrix)
-    near = ndimage.binary_dilation(_moved_brain(work, atlas, matrix) > 0.05, iterations=5)
-    result = ants.registration(
-        to_ants(work),
-        to_ants(atlas.head),
-        type_of_transform='SyNOnly',
-        initial_transform=initial,
-        mask=to_ants(nib.Nifti1Image(near.astype(np.float32), work.affine)),
-        syn_metric='mattes',
-        syn_sampling=32,
-        reg_iterations=(40, 30, 15),
-        random_seed=1,
-    )
-    head, brain = (
-        ants.apply_transforms(to_ants(grid), to_ants(img), result['fwdtransforms']).numpy()
-        for img in (atlas.head, atlas.brain)
-    )
-    _delete(initial, result)
-    return head, brain
-
-
-def _delete(initial: str, result: dict) -> None:
     for name in {initial, *result['fwdtransforms'], *result['invtransforms']}:
         Path(name).unlink(missing_ok=True)
+    return matrix
 
 
 def _only_near(work: nib.Nifti1Image, rough: np.ndarray) -> np.ndarray:

@@ -9,25 +9,28 @@ import numpy as np
 from scipy import ndimage
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-BAND_MM = 10.0
 # How far (mm) a rim moves for one unit of log odds from the classifier.
 TRUST_MM = 3.0
 SHADING_MM = 20.0
 OFFSETS_MM = (-9, -6, -4, -2, 2, 4, 6, 9)
 
 
-def fit_rim(data: np.ndarray, prior: np.ndarray, edge_mm: float) -> np.ndarray:
+def fit_rim(
+    data: np.ndarray, prior: np.ndarray, edge_mm: float, band_mm: float = 10.0
+) -> np.ndarray:
     """Signed distance (mm, negative inside) to the rim of the brain.
 
     Parameters
     ----------
     data : ndarray
         Image on isotropic voxels.
-    prior : ndarray
-        Probability of brain (0 to 1) on the same grid.
+    prior : ndarray of bool
+        Where the atlas has the brain, on the same grid.
+    band_mm : float
+        How far from the prior's rim the true one is looked for.
     """
-    distance = signed_distance(prior > 0.5, edge_mm)
-    band = np.abs(distance) < BAND_MM
+    distance = signed_distance(prior, edge_mm)
+    band = np.abs(distance) < band_mm
     features = _features(_evened(data, distance, edge_mm), distance, band, edge_mm)
     labels = distance[band] < 0
     # Coarse on purpose, and blind to the place: it must not learn the atlas' errors by heart.

@@ -8,6 +8,7 @@ from pathlib import Path
 import ants
 import nibabel as nib
 import numpy as np
+from ants.config import set_ants_deterministic
 from nibabel.affines import apply_affine, from_matvec
 from scipy.ndimage import center_of_mass, map_coordinates
 from scipy.spatial.transform import Rotation
@@ -127,6 +128,8 @@ class _Optimiser:
 
     def __call__(self, start: np.ndarray, factors, iterations) -> np.ndarray:
         initial = matrix_to_ants(start)
+        # The only way to the seed that does not also forbid every non-"Repro" transform.
+        set_ants_deterministic(on=False, seed_value=self.seed)
         result = ants.registration(
             self.fixed,
             self.moving,
@@ -139,7 +142,6 @@ class _Optimiser:
             aff_shrink_factors=factors,
             aff_smoothing_sigmas=tuple(factor / 2 for factor in factors),
             aff_random_sampling_rate=0.5,
-            random_seed=self.seed,
         )
         matrix = matrix_from_ants(result['fwdtransforms'][0])
         for name in {initial, *result['fwdtransforms'], *result['invtransforms']}:

@@ -1,8 +1,8 @@
 """Heads: stored tissue maps, and new people made from them by random deformation.
 
-A stored anatomy holds one code per 1 mm voxel. A code stands for a mixture of at most two tissues in
-quarters (`MIXTURES`), so that the partial volume measured in a real scan fits into one byte and
-compresses well. Anatomies are in RAS orientation, in mm.
+A stored anatomy holds one code per 1 mm voxel. A code stands for a mixture of at most two tissues
+in quarters (`MIXTURES`), so that the partial volume measured in a real scan fits into one byte
+and compresses well. Anatomies are in RAS orientation, in mm.
 """
 
 from __future__ import annotations
@@ -172,9 +172,7 @@ def draw_deformation(
     if mirror and rng.random() < 0.5:
         matrix = np.diag([-1, 1, 1]) @ matrix
     bending = ((45.0, rng.uniform(0.5, 2.5)), (20.0, rng.uniform(0.2, 0.8)))
-    return Deformation(
-        centre, matrix, bending, rng.uniform(-0.15, 0.35), int(rng.integers(2**31))
-    )
+    return Deformation(centre, matrix, bending, rng.uniform(-0.15, 0.35), int(rng.integers(2**31)))
 
 
 def rotation(degrees: np.ndarray) -> np.ndarray:

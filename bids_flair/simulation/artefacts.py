@@ -75,7 +75,7 @@ def resampling(
 
 
 def rician(rng: np.random.Generator, signal: np.ndarray, sigma: float) -> np.ndarray:
-    """Magnitude of `signal` with Gaussian noise of `sigma` in both channels (Gudbjartsson 1995)."""
+    """Magnitude of `signal` with Gaussian noise of `sigma` in either channel."""
     real = signal + sigma * rng.standard_normal(signal.shape, np.float32)
     imaginary = sigma * rng.standard_normal(signal.shape, np.float32)
     return np.hypot(real, imaginary)

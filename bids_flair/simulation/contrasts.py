@@ -178,8 +178,7 @@ def low_resolution(
     axes = range(3)
     down = [artefacts.sampling(head.shape[k], head.voxel_mm, edge, phases[k]) for k in axes]
     back = [
-        artefacts.resampling(head.shape[k], head.voxel_mm, edge, phases[k], shift[k])
-        for k in axes
+        artefacts.resampling(head.shape[k], head.voxel_mm, edge, phases[k], shift[k]) for k in axes
     ]
     shape = tuple(len(matrix) for matrix in down)
     fractions = np.zeros((len(TISSUES), *shape), np.float32)
@@ -189,9 +188,7 @@ def low_resolution(
             volume = artefacts.apply_along(down[axis], volume, axis)
         fractions[k] = volume
     starts = head.affine[:3, 3] - head.voxel_mm / 2
-    lines = [
-        starts[k] + (np.arange(shape[k]) + 0.5 - phases[k]) * edge for k in axes
-    ]
+    lines = [starts[k] + (np.arange(shape[k]) + 0.5 - phases[k]) * edge for k in axes]
     return fractions, back, np.stack(np.meshgrid(*lines, indexing='ij')).astype(np.float32)
 
 

@@ -171,7 +171,7 @@ def add_perivascular_spaces(
         centre = choose_centre(rng, place, odds)
         if centre is None:
             continue
-        along = rng.normal(0, 1, 3) + [0, 0, 1.5]
+        along = rng.normal((0, 0, 1.5), 1)
         along /= np.linalg.norm(along)
         rows = _near(place, centre, 8)
         offset = place.mm[rows] - centre

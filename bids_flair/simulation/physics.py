@@ -115,12 +115,12 @@ _RANGES = {
 # span those measured in real scans; the absolute values of different
 # studies differ by more than the tissues do.
 _T2_OF_WHITE = {
-    'cortex': (1.03, 1.17),
-    'deep': (0.96, 1.10),
+    'cortex': (1.05, 1.19),
+    'deep': (0.94, 1.05),
     'pallidum': (0.72, 0.88),
-    'lesion': (1.30, 1.75),
-    'tumour': (1.30, 2.00),
-    'oedema': (1.45, 2.20),
+    'lesion': (1.20, 1.60),
+    'tumour': (1.25, 1.85),
+    'oedema': (1.40, 2.05),
 }
 
 
@@ -190,9 +190,10 @@ class SpoiledGradientEcho:
 
 @dataclass(frozen=True)
 class Mprage:
-    """Inversion, then `echoes` small flips `spacing` apart; `ti` is where k-space's centre is read.
+    """Inversion, then a train of `echoes` small flips `spacing` apart.
 
-    The longitudinal magnetisation just before each inversion is the fixed point of inversion,
+    `ti` is the time at which the centre of k-space, half way through the train, is read. The
+    longitudinal magnetisation just before each inversion is the fixed point of inversion,
     recovery, readout (which drives it to its own steady state) and recovery (Deichmann 2000,
     Marques 2010). `efficiency` is that of the inversion pulse.
     """
@@ -283,7 +284,7 @@ def draw_t1w(rng: np.random.Generator, field: float) -> Sequence:
             tr=rng.uniform(9, 28), te=rng.uniform(2, 5), flip=rng.uniform(16, 30)
         )
     return SpinEcho(
-        tr=rng.uniform(420, 700) * (1 if field < 2 else 1.15),
+        tr=rng.uniform(400, 620) * (1 if field < 2 else 1.1),
         te=rng.uniform(8, 16),
         mt=rng.uniform(0.0, 0.25),
     )
@@ -306,35 +307,38 @@ def draw_mprage(rng: np.random.Generator) -> Mprage:
 def draw_t2w(rng: np.random.Generator, thick: bool) -> SpinEcho:
     """Draw a fast spin-echo T2w protocol, 2D (`thick`) or 3D with its effective echo time."""
     if thick:
-        train = rng.uniform(100, 200)
-        return SpinEcho(rng.uniform(2800, 6000), rng.uniform(80, 120), train, rng.uniform(0.05, 0.25))
+        tr, te, train = rng.uniform(2800, 6000), rng.uniform(80, 120), rng.uniform(100, 200)
+        return SpinEcho(tr, te, train, mt=rng.uniform(0.05, 0.25))
     return SpinEcho(rng.uniform(2500, 3600), rng.uniform(80, 130), rng.uniform(250, 600))
 
 
-def draw_flair(
-    rng: np.random.Generator, tissues: Mapping[str, Tissue], *, thick: bool
-) -> Flair:
+def draw_flair(rng: np.random.Generator, tissues: Mapping[str, Tissue], *, thick: bool) -> Flair:
     """Draw a FLAIR protocol, 2D (`thick`) or 3D, as a radiographer would keep it.
 
-    Its inversion time is set for dark fluid, and it is drawn again until cortex is brighter than
-    white matter and lesions stand out, as in every clinical FLAIR.
+    Of a few dozen candidates, the first in which cortex is brighter than white matter, lesions
+    stand out and fluid is dark, as in every clinical FLAIR; else the one that comes nearest.
     """
-    while True:
-        sequence = _any_flair(rng, thick)
-        white = sequence.signal(tissues['white'])
-        cortex, lesion = (sequence.signal(tissues[n]) / white for n in ('cortex', 'lesion'))
-        fluid = abs(sequence.signal(tissues['ventricle'])) / white
-        if 1.04 < cortex < 1.45 and lesion > max(1.25, cortex + 0.08) and fluid < 0.3:
-            return sequence
+    candidates = [_any_flair(rng, thick) for _ in range(30)]
+    return min(candidates, key=lambda sequence: _implausible(sequence, tissues))
+
+
+def _implausible(sequence: Flair, tissues: Mapping[str, Tissue]) -> float:
+    """How far a FLAIR's contrast is from what real ones show; 0 where it is within their range."""
+    white = sequence.signal(tissues['white'])
+    cortex, lesion, fluid = (
+        sequence.signal(tissues[name]) / white for name in ('cortex', 'lesion', 'ventricle')
+    )
+    short = (1.12 - cortex, cortex - 1.5, max(1.2, cortex + 0.08) - lesion, abs(fluid) - 0.3)
+    return sum(max(0.0, float(amount)) for amount in short)
 
 
 def _any_flair(rng: np.random.Generator, thick: bool) -> Flair:
     if thick:
         tr, train, te = rng.uniform(8000, 11000), rng.uniform(150, 300), rng.uniform(95, 140)
-        mt = rng.uniform(0.1, 0.3)
+        mt = rng.uniform(0.1, 0.35)
     else:
         tr, train, te = rng.uniform(4800, 8000), rng.uniform(400, 700), rng.uniform(120, 180)
-        mt = rng.uniform(0.05, 0.3)
+        mt = rng.uniform(0.1, 0.35)
     ti = null_inversion_time(4265.0, tr, train) * rng.uniform(0.97, 1.02)
     return Flair(tr, te, ti, train, mt)
 

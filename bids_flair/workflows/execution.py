@@ -35,7 +35,8 @@ class Crash:
         """The last exception, in its own words."""
         lines = [line.rstrip() for line in self.text.splitlines() if line.strip()]
         starts = [i for i, line in enumerate(lines) if EXCEPTION.match(line)]
-        return ' '.join(line.strip() for line in lines[starts[-1] :]) if starts else lines[-1]
+        message = ' '.join(line.strip() for line in lines[starts[-1] :]) if starts else lines[-1]
+        return message.removeprefix('bids_flair.errors.BidsFlairError: ')
 
 
 def configure_nipype(settings: Settings) -> None:
@@ -45,7 +46,7 @@ def configure_nipype(settings: Settings) -> None:
             'execution': {
                 'crashfile_format': 'txt',
                 'stop_on_first_crash': str(settings.stop_on_first_crash).lower(),
-                'poll_sleep_duration': '0.5',
+                'poll_sleep_duration': '1.0',
                 'check_version': 'false',
                 'remove_unnecessary_outputs': 'false',
                 'parameterize_dirs': 'false',

@@ -1,7 +1,6 @@
 """Files of the output dataset."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -40,7 +39,7 @@ def test_atomic_write_replaces_and_leaves_no_part(tmp_path):
     write_atomically(path, 'one')
     write_atomically(path, 'two')
     assert path.read_text() == 'two'
-    assert os.listdir(tmp_path) == ['a.txt']
+    assert [file.name for file in tmp_path.iterdir()] == ['a.txt']
 
 
 def test_unwritable_folder_is_refused_before_work_begins():

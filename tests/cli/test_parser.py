@@ -155,13 +155,13 @@ def test_plugin(run, dirs):
 def test_command_line_before_file_before_defaults(run, dirs):
     (dirs / 'run.toml').write_text(
         'bids_dir = "elsewhere"\nbackend = "embedded"\nnprocs = 4\nmem_gb = 16\nverbosity = 2\n'
-        'sloppy = true\nparticipants = ["sub-01"]\ninputs = ["dwi"]\nwork_dir = "w"\n'
+        'low_mem = true\nparticipants = ["sub-01"]\ninputs = ["dwi"]\nwork_dir = "w"\n'
         '[bids_filters.t1w]\nacquisition = "mprage"\n'
     )
     settings = run('--config-file', 'run.toml', '--nprocs', '2', '-v')
     assert settings.bids_dir == dirs / 'ds'
     assert (settings.nprocs, settings.verbosity) == (2, 1)
-    assert (settings.backend, settings.mem_gb, settings.sloppy) == ('embedded', 16, True)
+    assert (settings.backend, settings.mem_gb, settings.low_mem) == ('embedded', 16, True)
     assert settings.participants == ('01',)
     assert settings.inputs == ('MD', 'FA', 'S0')
     assert settings.work_dir == dirs / 'w'
@@ -183,7 +183,7 @@ def test_record_of_a_run_repeats_it(run, dirs):
         ('colour = "red"', "no setting 'colour'"),
         ('nprocs = "four"', "nprocs cannot be 'four'"),
         ('nprocs = true', 'nprocs cannot be True'),
-        ('sloppy = 1', 'sloppy cannot be 1'),
+        ('low_mem = 1', 'low_mem cannot be 1'),
         ('participants = "01"', "participants cannot be '01'"),
         ('participants = [1]', r'participants cannot be [1]'),
         ('nprocs = 0', 'nprocs must be at least 1'),

@@ -56,7 +56,9 @@ def people(tmp_path_factory) -> list[Person]:
 
 def test_people_are_normalised_and_their_places_are_where_they_say(people):
     person = people[0]
-    assert np.median(person.values[5][(person.depth > 2) & (person.depth < 6)]) == pytest.approx(1, abs=0.05)
+    assert np.median(person.values[5][(person.depth > 2) & (person.depth < 6)]) == pytest.approx(
+        1, abs=0.05
+    )
     lesion = tuple(person.places[LESION].T)
     assert person.values[5][lesion].mean() == pytest.approx(1.5, abs=0.1)
     assert len(person.places[BORDER]) > 100

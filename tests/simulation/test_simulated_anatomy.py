@@ -1,0 +1,74 @@
+"""Shipped heads, their codes, and the people made of them."""
+
+import numpy as np
+import pytest
+
+from bids_flair.simulation.anatomy import (
+    FOLDER,
+    MIXTURES,
+    PAIRS,
+    code_of,
+    load_anatomy,
+    make_head,
+    shipped,
+)
+from bids_flair.simulation.lesions import add_pathology, lesion_fraction
+from bids_flair.simulation.physics import TISSUES
+
+
+def test_every_code_is_a_mixture_that_sums_to_one():
+    np.testing.assert_allclose(MIXTURES[:, :-1].sum(1), 1)
+    for first, second in PAIRS:
+        row = MIXTURES[code_of(first, second, 1)]
+        assert row[TISSUES.index(first)] == 0.75
+        assert row[TISSUES.index(second)] == 0.25
+
+
+@pytest.mark.parametrize('name', shipped())
+def test_shipped_heads_are_small_and_hold_a_brain_of_plausible_size(name):
+    assert (FOLDER / f'{name}.nii.gz').stat().st_size < 1_000_000
+    anatomy = load_anatomy(name)
+    assert 1.1 < anatomy.brain.sum() / 1e6 < 1.9
+    white, cortex = (
+        MIXTURES[:, TISSUES.index(n)][anatomy.codes].sum() / 1e6 for n in ('white', 'cortex')
+    )
+    assert 0.35 < white < 0.75
+    assert 0.45 < cortex < 0.95
+    ventricle = MIXTURES[:, TISSUES.index('ventricle')][anatomy.codes].sum() / 1e3
+    assert 8 < ventricle < 60
+
+
+def test_heads_differ_and_fractions_sum_to_one():
+    anatomy = load_anatomy(shipped()[0])
+    heads = [make_head(anatomy, np.random.default_rng(seed), 6.0) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(heads[0].fractions, heads[1].fractions)
+    assert heads[0].fractions.shape != heads[2].fractions.shape
+    for head in heads:
+        np.testing.assert_allclose(head.fractions.sum(1), 1, atol=1e-4)
+        assert head.fractions.min() >= -1e-4
+        litres = head.brain.sum() * head.voxel_mm**3 / 1e6
+        assert 0.9 < litres < 2.4
+
+
+def test_brain_only_leaves_out_the_scalp_and_keeps_the_brain():
+    anatomy = load_anatomy(shipped()[0])
+    whole, brain = (
+        make_head(anatomy, np.random.default_rng(0), 5.0, brain_only=only)
+        for only in (False, True)
+    )
+    assert brain.fraction('fat').sum() < 0.05 * whole.fraction('fat').sum()
+    assert brain.brain.sum() == pytest.approx(whole.brain.sum(), rel=0.03)
+
+
+def test_pathology_replaces_tissue_and_makes_none():
+    anatomy = load_anatomy(shipped()[0])
+    loads = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        head = make_head(anatomy, rng, 5.0, brain_only=True)
+        add_pathology(rng, head)
+        np.testing.assert_allclose(head.fractions.sum(1), 1, atol=1e-3)
+        assert head.fractions.min() > -1e-3
+        loads.append((lesion_fraction(head) > 0.5).sum() * 5**3 / 1e3)
+    assert min(loads) < 1
+    assert max(loads) > 5

@@ -1,0 +1,241 @@
+"""The whole program on small simulated heads: what is written, what is said, how it ends."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bids_flair.errors import ExitCode
+from bids_flair.processing.images import reference_grid
+from bids_flair.settings import Settings
+
+PREFIX = 'sub-01_space-T1w_'
+EXPECTED = {
+    f'anat/{PREFIX}desc-synth_FLAIR.nii.gz',
+    f'anat/{PREFIX}desc-synthstd_FLAIR.nii.gz',
+    f'anat/{PREFIX}desc-synth_mask.nii.gz',
+    'anat/sub-01_desc-preproc_T1w.nii.gz',
+    f'anat/{PREFIX}desc-preproc_T2w.nii.gz',
+    f'anat/{PREFIX}desc-preproc_FLAIR.nii.gz',
+    'anat/sub-01_desc-brain_mask.nii.gz',
+    'anat/sub-01_from-T2w_to-T1w_mode-image_xfm.txt',
+    'anat/sub-01_from-FLAIR_to-T1w_mode-image_xfm.txt',
+    'dwi/sub-01_from-dwi_to-T1w_mode-image_xfm.txt',
+    *(f'dwi/{PREFIX}model-tensor_param-{name}_dwimap.nii.gz' for name in ('md', 'fa', 's0')),
+}
+
+
+def bids_flair(*arguments, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, '-m', 'bids_flair', *map(str, arguments)],
+        capture_output=True, text=True, check=False, **options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope='session')
+def finished(dolls, tmp_path_factory):
+    """One run over both dolls, shared by the tests that look at what it left."""
+    folder = tmp_path_factory.mktemp('run')
+    result = bids_flair(dolls, folder / 'out', 'participant', '-w', folder / 'work', '--nprocs', 2)
+    assert result.returncode == ExitCode.DONE, result.stderr
+    return folder / 'out', result
+
+
+def test_expected_files_and_no_others(finished):
+    out, _ = finished
+    folder = out / 'sub-01'
+    found = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob('*')
+        if path.is_file() and 'log' not in path.parts and path.suffix != '.json'
+    }
+    assert found == EXPECTED
+    for path in found:
+        assert (folder / path).with_name(Path(path).name.split('.')[0] + '.json').exists(), path
+
+
+def test_images_share_one_grid_of_1_mm(finished, dolls):
+    out, _ = finished
+    shape, affine = reference_grid(nib.load(dolls / 'sub-01/anat/sub-01_T1w.nii.gz'))
+    for path in EXPECTED:
+        if path.endswith('.nii.gz'):
+            img = nib.load(out / 'sub-01' / path)
+            assert img.shape == shape, path
+            np.testing.assert_allclose(img.affine, affine, atol=1e-4, err_msg=path)
+            assert np.isfinite(img.get_fdata()).all(), path
+
+
+def test_synthetic_flair_is_a_flair(finished, dolls):
+    """Cerebrospinal fluid, bright in the T2w, is dark; and nothing is made outside the mask."""
+    out, _ = finished
+    anat = out / 'sub-01' / 'anat'
+    flair = nib.load(anat / f'{PREFIX}desc-synth_FLAIR.nii.gz').get_fdata()
+    mask = nib.load(anat / f'{PREFIX}desc-synth_mask.nii.gz').get_fdata() > 0
+    t2w = nib.load(anat / f'{PREFIX}desc-preproc_T2w.nii.gz').get_fdata()
+    assert (flair[~mask] == 0).all()
+    fluid = mask & (t2w > np.percentile(t2w[mask], 97))
+    tissue = mask & (t2w < np.percentile(t2w[mask], 50))
+    assert np.median(flair[fluid]) < 0.75 * np.median(flair[tissue])
+    assert 0.7 < np.median(flair[tissue]) < 1.5
+
+
+def test_tensor_maps_hold_physical_values(finished):
+    out, _ = finished
+    dwi = out / 'sub-01' / 'dwi'
+    md = nib.load(dwi / f'{PREFIX}model-tensor_param-md_dwimap.nii.gz').get_fdata()
+    assert 0.5e-3 < np.median(md[md > 0]) < 1.6e-3
+    sidecar = json.loads((dwi / f'{PREFIX}model-tensor_param-md_dwimap.json').read_text())
+    assert sidecar['Units'] == 'mm2/s'
+
+
+def test_sidecar_tells_how_it_was_made(finished):
+    out, _ = finished
+    sidecar = json.loads((out / 'sub-01' / 'anat' / f'{PREFIX}desc-synth_FLAIR.json').read_text())
+    assert sidecar['SynthesisInputs'] == ['T1w', 'T2w', 'MD', 'FA', 'S0']
+    assert len(sidecar['SynthesisModel']['sha256']) == 64
+    assert sidecar['Backend'] == 'embedded'
+    assert sidecar['SkullStripped'] is True
+    assert 'bids::sub-01/anat/sub-01_desc-preproc_T1w.nii.gz' in sidecar['Sources']
+    assert {r['Contrast'] for r in sidecar['Registrations']} == {'T2w', 'FLAIR', 'dwi'}
+    assert all(r['MutualInformation'] > 1 for r in sidecar['Registrations'])
+    assert set(sidecar['IntensityFactors']) >= {'T1w', 'T2w', 'S0'}
+    assert -1 <= sidecar['ScoresInBrain']['ssim'] <= 1
+
+
+def test_score_is_that_of_the_written_images(finished):
+    from bids_flair.scoring import score
+
+    anat = finished[0] / 'sub-01' / 'anat'
+    names = ('desc-synth_FLAIR', 'desc-preproc_FLAIR', 'desc-synth_mask')
+    synthetic, acquired, mask = (
+        nib.load(anat / f'{PREFIX}{name}.nii.gz').get_fdata() for name in names
+    )
+    again = score(synthetic, acquired, (mask > 0) & (acquired != 0))
+    written = json.loads((anat / f'{PREFIX}desc-synth_FLAIR.json').read_text())['ScoresInBrain']
+    assert written['ssim'] == pytest.approx(again['ssim'], abs=2e-3)
+
+
+def test_participant_with_a_t2w_alone_has_its_own_space(finished):
+    anat = finished[0] / 'sub-02' / 'anat'
+    assert (anat / 'sub-02_space-T2w_desc-synth_FLAIR.nii.gz').exists()
+    assert (anat / 'sub-02_desc-preproc_T2w.nii.gz').exists()
+
+
+def test_report_log_and_citation(finished):
+    out, result = finished
+    for label in ('01', '02'):
+        assert '<html' in (out / f'sub-{label}.html').read_text()
+        (record,) = (out / f'sub-{label}' / 'log').glob('*/bids_flair.toml')
+        assert Settings.from_toml(record.read_text()).output_dir == out
+    assert 'FLAIR was synthesised' in (out / 'logs' / 'CITATION.md').read_text()
+    assert '@misc{buildaflair' in (out / 'logs' / 'CITATION.bib').read_text()
+    assert 'sub-01: registering T2w took' in result.stderr
+
+
+def test_output_is_valid_bids(finished):
+    out, _ = finished
+    validator = Path(sys.executable).with_name('bids-validator-deno')
+    answer = subprocess.run(
+        [validator, '--json', out], capture_output=True, text=True, check=False
+    )
+    issues = json.loads(answer.stdout)['issues']['issues']
+    assert [i for i in issues if i['severity'] == 'error'] == []
+    assert answer.returncode == 0
+
+
+@pytest.fixture
+def broken(dolls, tmp_path) -> Path:
+    """A copy of the dataset that a test may damage."""
+    return Path(shutil.copytree(dolls, tmp_path / 'data'))
+
+
+def test_one_bad_participant_does_not_stop_the_others(broken, tmp_path):
+    image = broken / 'sub-01/anat/sub-01_T1w.nii.gz'
+    image.write_bytes(image.read_bytes()[:2000])
+    out = tmp_path / 'out'
+    result = bids_flair(broken, out, 'participant', '-w', tmp_path / 'work', '--nprocs', 2)
+    assert result.returncode == ExitCode.PARTICIPANT_FAILED
+    assert 'sub-01_T1w.nii.gz: cannot be read to its end' in result.stderr
+    assert (out / 'sub-02/anat/sub-02_space-T2w_desc-synth_FLAIR.nii.gz').exists()
+    assert 'truncated' in (out / 'sub-01.html').read_text()
+
+
+@pytest.mark.parametrize(
+    ('damage', 'code', 'says'),
+    [
+        ('sub-01/dwi/sub-01_dwi.bvec', ExitCode.INPUT_MISSING, 'no bvec file belongs to it'),
+        ('dataset_description.json', ExitCode.NOT_BIDS, 'dataset_description.json is missing'),
+    ],
+)
+def test_missing_files_are_named(broken, tmp_path, damage, code, says):
+    (broken / damage).unlink()
+    result = bids_flair(
+        broken, tmp_path / 'out', 'participant', '-w', tmp_path / 'work',
+        '--participant-label', '01',
+    )  # fmt: skip
+    assert result.returncode == code
+    assert says in result.stderr
+    assert 'Traceback' not in result.stderr
+
+
+def test_participant_without_any_input_is_named_and_counted(broken, tmp_path):
+    shutil.rmtree(broken / 'sub-01')
+    (broken / 'sub-01' / 'func').mkdir(parents=True)
+    result = bids_flair(broken, tmp_path / 'out', 'participant', '-w', tmp_path / 'work')
+    assert result.returncode == ExitCode.PARTICIPANT_FAILED
+    assert 'sub-01: no T1w, T2w or dwi image' in result.stderr
+
+
+def test_a_contrast_that_cannot_be_registered_is_not_used(broken, tmp_path):
+    path = broken / 'sub-01/anat/sub-01_T2w.nii.gz'
+    img = nib.load(path)
+    noise = np.random.default_rng(0).rayleigh(100, img.shape).astype(np.float32)
+    nib.Nifti1Image(noise, img.affine).to_filename(path)
+    out = tmp_path / 'out'
+    result = bids_flair(
+        broken, out, 'participant', '-w', tmp_path / 'work', '--participant-label', '01',
+        '--inputs', 'T1w', 'T2w',
+    )  # fmt: skip
+    assert result.returncode == ExitCode.PARTICIPANT_FAILED
+    assert 'T2w was not used, its registration failed' in result.stderr
+    anat = out / 'sub-01' / 'anat'
+    sidecar = json.loads((anat / f'{PREFIX}desc-synth_FLAIR.json').read_text())
+    assert sidecar['SynthesisInputs'] == ['T1w']
+    assert not (anat / f'{PREFIX}desc-preproc_T2w.nii.gz').exists()
+
+
+def test_dry_run_writes_nothing(dolls, tmp_path):
+    result = bids_flair(dolls, tmp_path / 'out', 'participant', '--dry-run', cwd=tmp_path)
+    assert result.returncode == ExitCode.DONE
+    assert 'sub-01: T1w (sub-01_T1w.nii.gz)' in result.stderr
+    assert not (tmp_path / 'out').exists()
+
+
+def test_fsl_is_refused_for_now(dolls, tmp_path):
+    result = bids_flair(dolls, tmp_path / 'out', 'participant', '--backend', 'fsl')
+    assert result.returncode == ExitCode.COMMAND_MISSING
+    assert '--backend embedded' in result.stderr
+
+
+def test_cuda_that_is_not_there_is_an_error(dolls, tmp_path):
+    result = bids_flair(dolls, tmp_path / 'out', 'participant', '--device', 'cuda:99')
+    assert result.returncode == ExitCode.WRONG_ARGUMENTS
+    assert 'cuda:99' in result.stderr
+    assert not (tmp_path / 'out').exists()
+
+
+def test_output_that_cannot_be_written(dolls, tmp_path):
+    result = bids_flair(dolls, '/proc/bids_flair', 'participant', '-w', tmp_path / 'work')
+    assert result.returncode == ExitCode.CANNOT_WRITE
+
+
+def test_run_py_is_the_same_program(root):
+    result = subprocess.run(
+        [sys.executable, root / 'run.py', '--version'], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == bids_flair('--version').stdout
