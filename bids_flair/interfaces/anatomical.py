@@ -15,7 +15,6 @@ from bids_flair.interfaces.files import output_file
 
 class _ExtractBrainInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc='head, any contrast')
-    num_threads = traits.Int(1, usedefault=True, nohash=True, desc='threads for ITK')
 
 
 class _ExtractBrainOutputSpec(TraitedSpec):
@@ -33,7 +32,7 @@ class ExtractBrain(SimpleInterface):
         from bids_flair.processing.brain_mask import extract_brain
         from bids_flair.processing.images import load_volume
 
-        brain = extract_brain(load_volume(self.inputs.in_file), threads=self.inputs.num_threads)
+        brain = extract_brain(load_volume(self.inputs.in_file))
         self._results['mask'] = output_file(runtime, 'mask')
         brain.image.to_filename(self._results['mask'])
         self._results['report'] = {

@@ -18,7 +18,7 @@ from skimage.metrics import normalized_mutual_information
 from threadpoolctl import threadpool_limits
 
 from bids_flair.errors import BidsFlairError, ExitCode
-from bids_flair.processing.brain_rim import fit_rim
+from bids_flair.processing.brain_rim import fit_rim, signed_distance
 from bids_flair.processing.brain_surface import inflate
 from bids_flair.processing.itk import matrix_from_ants, matrix_to_ants, to_ants
 
@@ -26,6 +26,12 @@ ATLAS = Path(__file__).parent / 'atlas'
 WORK_MM, FINE_MM = 3.0, 2.0
 # How far from the rim (mm) its true place is looked for, in turn.
 BANDS_MM = (14.0, 9.0)
+# How far outside the atlas' brain the rim may end up.
+FARTHEST_MM = 12.0
+# Slices with less brain than this are spinal cord.
+CORD_MM2 = 500.0
+# Half the width of what joins brain to brain.
+NECK_MM = 6.0
 # Everything further below the top of the head than this is neck and shoulders.
 HEAD_HEIGHT_MM = 190.0
 # From the skin at the vertex to the middle of the brain.
@@ -143,11 +149,31 @@ def refined(head: nib.Nifti1Image, atlas: 'Atlas', matrix: np.ndarray) -> np.nda
     fine = shrink(head, FINE_MM)
     data = np.asarray(fine.dataobj)
     data = np.clip(data, *np.percentile(data, [0.1, 99.8]))
-    mask = _moved_brain(atlas, matrix, fine) > 0.5
+    expected = _moved_brain(atlas, matrix, fine) > 0.5
+    allowed = signed_distance(expected, FINE_MM) < FARTHEST_MM
+    allowed &= _above_foramen(atlas, matrix, fine)
+    mask = expected
     for band_mm in BANDS_MM:
         distance = fit_rim(data, mask, FINE_MM, band_mm)
-        mask = distance < 0
+        mask = _without_tails((distance < 0) & allowed)
+    distance = np.where(mask, distance, np.maximum(distance, 0.5 * FINE_MM))
     return ndimage.binary_fill_holes(_largest(_resampled(distance, fine.affine, head) < 0))
+
+
+def _above_foramen(atlas: 'Atlas', matrix: np.ndarray, grid: nib.Nifti1Image) -> np.ndarray:
+    """Where a grid lies above the plane at which the atlas' brain ends and its cord begins."""
+    area = (np.asarray(atlas.brain.dataobj) > 0.5).sum((0, 1)) * FINE_MM**2
+    lowest = atlas.brain.affine[2] @ (0, 0, np.flatnonzero(area > CORD_MM2)[0], 1)
+    height = (matrix @ grid.affine)[2]
+    steps = np.ogrid[tuple(slice(n) for n in grid.shape)]
+    return sum(h * step for h, step in zip(height, steps, strict=False)) + height[3] > lowest
+
+
+def _without_tails(mask: np.ndarray) -> np.ndarray:
+    """Cut off what hangs on by a neck: orbits, nerves and vessels."""
+    core = _largest(ndimage.distance_transform_edt(np.pad(mask, 1, 'edge')) > NECK_MM / FINE_MM)
+    near = ndimage.distance_transform_edt(~core) <= (NECK_MM + 2) / FINE_MM
+    return mask & near[1:-1, 1:-1, 1:-1]
 
 
 def dice(first: np.ndarray, second: np.ndarray) -> float:
@@ -282,6 +308,7 @@ def _affine(work: nib.Nifti1Image, atlas: Atlas, start: np.ndarray) -> np.ndarra
         aff_iterations=(100, 60),
         aff_shrink_factors=(3, 2),
         aff_smoothing_sigmas=(1, 0.5),
+        aff_random_sampling_rate=1.0,
         random_seed=1,
     )
     matrix = matrix_from_ants(result['fwdtransforms'][0])

@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--name', default='model', help='name of the model (default: %(default)s)')
     add('--cache', type=Path, help='folder of the prepared people (default: OUT/people)')
     add('--simulated', type=int, default=24, help='simulated people (default: %(default)s)')
-    add('--real', type=float, default=0.4, help='share of real blocks (default: %(default)s)')
+    add('--real', type=float, default=0.5, help='share of real blocks (default: %(default)s)')
     add('--leave-out', nargs='*', default=[], help='people to score on and not to train on')
     add(
         '--scores',

@@ -29,7 +29,7 @@ class Training:
 
     steps: int = 1500
     seed: int = 0
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     architecture: Architecture = field(default_factory=Architecture)
     sampling: Sampling = field(default_factory=Sampling)
 
@@ -68,8 +68,8 @@ def fit(
     while state.step < training.steps and time.monotonic() - begun < 60 * minutes:
         batch = draw_batch(real, simulated, training.sampling, halo, training.seed, state.step)
         history.append(_step(state, batch, training))
-        if state.step % 50 == 0:
-            recent = history[-50:]
+        if state.step % 200 == 0:
+            recent = history[-200:]
             LOGGER.info('step %d: L1 %.4f', state.step, sum(recent) / len(recent))
         if time.monotonic() - saved > CHECKPOINT_EVERY_S:
             _save(state, checkpoint)

@@ -30,7 +30,7 @@ class Sampling:
 
     block: int = 16
     batch: int = 4
-    real: float = 0.4
+    real: float = 0.5
     lesion: float = 0.25
     border: float = 0.25
 
@@ -145,10 +145,10 @@ def _drop_contrasts(rng: np.random.Generator, presence: Tensor) -> Tensor:
     """Every subset occurs; all at hand, and anatomy alone, more often than the others."""
     here = np.flatnonzero(presence.flatten(1).any(1).numpy())
     how = rng.random()
-    if how < 0.3 or len(here) == 0:
+    if how < 0.25 or len(here) == 0:
         return presence
     kept = here[rng.random(len(here)) < 0.6]
-    if how > 0.8:
+    if how > 0.7:
         kept = np.intersect1d(here, [T1W, T2W])
     if len(kept) == 0:
         kept = rng.choice(here, 1)
@@ -173,7 +173,7 @@ def _contrast(rng: np.random.Generator, value: Tensor, contrast: int) -> Tensor:
     """Gain and gamma around white matter (1); T1w now and then with little contrast left."""
     if contrast in (MD, FA):
         return value * np.exp(rng.normal(0, 0.05))
-    value = value.clamp_min(0) ** float(np.exp(rng.normal(0, 0.2)))
+    value = value.clamp_min(0) ** float(np.exp(rng.normal(0, 0.15)))
     if contrast == T1W and rng.random() < 0.3:
         value = 1 + (value - 1) * float(rng.uniform(0.35, 1.0))
     return value * float(np.exp(rng.normal(0, 0.06)))

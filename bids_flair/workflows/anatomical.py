@@ -10,7 +10,7 @@ from bids_flair.interfaces.anatomical import CorrectBias, Resample
 
 
 def init_reference_wf(
-    *, backend: ModuleType, contrast: str, omp_nthreads: int = 1, name: str = 'reference_wf'
+    *, backend: ModuleType, contrast: str, name: str = 'reference_wf'
 ) -> LiterateWorkflow:
     """Make the reference image: brain mask, bias correction, reference grid.
 
@@ -40,7 +40,7 @@ def init_reference_wf(
     # The mask is found on the fine grid, where its surface is smooth; the values that count are
     # resampled a second time from native space, after bias correction.
     regrid = pe.Node(Resample(), name='regrid', mem_gb=1.5)
-    brain_mask_wf = backend.init_brain_mask_wf(omp_nthreads=omp_nthreads)
+    brain_mask_wf = backend.init_brain_mask_wf()
     correct = pe.Node(CorrectBias(), name='correct_bias', mem_gb=1.5)
     resample = pe.Node(Resample(), name='resample_reference', mem_gb=1.5)
     workflow.connect([

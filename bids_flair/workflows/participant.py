@@ -71,9 +71,7 @@ def init_session_wf(
     )
     images = wanted_images(inputs, settings)
     threads = settings.omp_nthreads
-    reference_wf = init_reference_wf(
-        backend=backend, contrast=inputs.reference, omp_nthreads=threads
-    )
+    reference_wf = init_reference_wf(backend=backend, contrast=inputs.reference)
     brain = pe.Node(niu.IdentityInterface(['reference', 'mask', 'report']), name='brain')
     workflow.connect([
         (reference_wf, brain, [

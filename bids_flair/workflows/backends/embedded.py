@@ -18,7 +18,7 @@ def software_versions() -> dict[str, str]:
     return {name: version(name) for name in ('antspyx', 'dipy', 'nitransforms', 'scipy')}
 
 
-def init_brain_mask_wf(*, omp_nthreads: int, name: str = 'brain_mask_wf') -> LiterateWorkflow:
+def init_brain_mask_wf(*, name: str = 'brain_mask_wf') -> LiterateWorkflow:
     """Find the brain.
 
     Inputs
@@ -40,12 +40,7 @@ def init_brain_mask_wf(*, omp_nthreads: int, name: str = 'brain_mask_wf') -> Lit
     )
     inputnode = pe.Node(niu.IdentityInterface(['in_file']), name='inputnode')
     outputnode = pe.Node(niu.IdentityInterface(['mask', 'report']), name='outputnode')
-    extract = pe.Node(
-        ExtractBrain(num_threads=omp_nthreads),
-        name='extract_brain',
-        n_procs=omp_nthreads,
-        mem_gb=2.0,
-    )
+    extract = pe.Node(ExtractBrain(), name='extract_brain', mem_gb=2.0)
     workflow.connect([
         (inputnode, extract, [('in_file', 'in_file')]),
         (extract, outputnode, [('mask', 'mask'), ('report', 'report')]),
