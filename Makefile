@@ -25,10 +25,10 @@ demo: $(READY)
 	@echo "Report: $$(ls $(DEMO)/out/sub-*.html)"
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow'
 
 lint: $(READY)
 	$(BIN)/ruff check .

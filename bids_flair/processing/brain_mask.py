@@ -106,7 +106,7 @@ def extract_brain(image: nib.Nifti1Image, *, threads: int = 1) -> BrainMask:
         nib.Nifti1Image(np.nan_to_num(data, nan=0, posinf=0, neginf=0), image.affine)
     )
     ready = stripped_mask(head)
-    with _limited(threads):
+    with _reproducible(threads):
         mask, agreement = (
             (ready, np.nan) if ready is not None else find_brain(head, stored_atlas())
         )
@@ -121,17 +121,19 @@ def extract_brain(image: nib.Nifti1Image, *, threads: int = 1) -> BrainMask:
 
 
 @contextmanager
-def _limited(threads: int) -> Iterator[None]:
-    name = 'ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS'
-    before = os.environ.get(name)
-    os.environ[name] = str(threads)
+def _reproducible(threads: int) -> Iterator[None]:
+    """Fix ANTs' seed, which `ants.registration(random_seed=...)` does not, and the threads."""
+    wanted = {'ANTS_RANDOM_SEED': '1', 'ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS': str(threads)}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     try:
         with threadpool_limits(threads):
             yield
     finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def find_brain(head: nib.Nifti1Image, atlas: 'Atlas') -> tuple[np.ndarray, float]:
@@ -309,7 +311,6 @@ def _affine(work: nib.Nifti1Image, atlas: Atlas, start: np.ndarray) -> np.ndarra
         aff_shrink_factors=(3, 2),
         aff_smoothing_sigmas=(1, 0.5),
         aff_random_sampling_rate=1.0,
-        random_seed=1,
     )
     matrix = matrix_from_ants(result['fwdtransforms'][0])
     for name in {initial, *result['fwdtransforms'], *result['invtransforms']}:

@@ -69,7 +69,7 @@ def _views(sidecar, there, reference):
 
 def _details(sidecar: dict[str, Any]) -> dict[str, str]:
     model = sidecar['SynthesisModel']
-    versions = sidecar['SoftwareVersions']
+    versions = sidecar['PackageVersions']
     return {
         'Synthesised from': ', '.join(sidecar['SynthesisInputs']),
         'Model': f'{model.get("name", "")} {model.get("version", "")}',

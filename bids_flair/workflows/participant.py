@@ -247,7 +247,7 @@ class _Sinks:
         return {
             'SpatialReference': self.space,
             'Backend': self.backend.NAME,
-            'SoftwareVersions': self.backend.software_versions(),
+            'PackageVersions': self.backend.software_versions(),
         }
 
 
