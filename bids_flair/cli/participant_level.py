@@ -27,7 +27,12 @@ from bids_flair.reports.participant import FailedSession, SessionReport, write_r
 from bids_flair.reports.session import read_sidecar, session_report
 from bids_flair.settings import Settings
 from bids_flair.workflows.backends import load_backend
-from bids_flair.workflows.execution import batches, configure_nipype, run_sessions
+from bids_flair.workflows.execution import (
+    batches,
+    configure_nipype,
+    log_folder,
+    run_sessions,
+)
 from bids_flair.workflows.participant import init_session_wf, methods_text, wanted_images
 
 LOGGER = logging.getLogger('bids_flair')
@@ -52,6 +57,7 @@ def run_participant_level(settings: Settings) -> ExitCode:
     """
     LOGGER.log(NOTICE, 'bids_flair %s: %s -> %s', __version__, *_folders(settings))
     _check_input(settings)
+    _check_commands(settings)
     backend = load_backend(settings.backend)
     found = probe(settings.model, settings.device)
     settings = replace(settings, device=found['device'])
@@ -88,6 +94,14 @@ def _check_input(settings: Settings) -> None:
     check_dataset(settings.bids_dir)
     for text in validator_errors(settings.bids_dir):
         LOGGER.warning('BIDS validator: %s', text)
+
+
+def _check_commands(settings: Settings) -> None:
+    if settings.write_graph and shutil.which('dot') is None:
+        raise BidsFlairError(
+            '--write-graph needs the program dot; install graphviz, or leave the option out',
+            ExitCode.COMMAND_MISSING,
+        )
 
 
 def _announce(sessions, settings: Settings, found, backend_name: str) -> None:
@@ -144,8 +158,8 @@ def _check_images(inputs: SessionInputs, settings: Settings) -> None:
 
 def _run_ready(ready, settings: Settings, backend, run: str) -> dict[str, Outcome]:
     for inputs in ready:
-        log = settings.output_dir / f'sub-{inputs.participant}' / 'log' / run
-        write_atomically(log / 'bids_flair.toml', settings.to_toml())
+        record = log_folder(inputs, settings, run) / 'bids_flair.toml'
+        write_atomically(record, settings.to_toml())
         # What an earlier run left must not pass for this run's result.
         (settings.output_dir / output_path('synthetic_flair', inputs)).unlink(missing_ok=True)
     steps = {inputs.label: _count_steps(inputs, settings, backend) for inputs in ready}

@@ -10,6 +10,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bids_flair.bids.collect import SessionInputs
+from bids_flair.workflows.participant import session_wf_name
 
 LOGGER = logging.getLogger('bids_flair')
 # Between INFO and WARNING: what is said without -v.
@@ -65,7 +66,7 @@ class Follower:
     """
 
     def __init__(self, sessions: Sequence[SessionInputs], steps: dict[str, int]):
-        self.labels = {_session_key(s.label): s.label for s in sessions}
+        self.labels = {session_wf_name(s): s.label for s in sessions}
         self.started: dict[str, float] = {}
         self.timings: dict[str, list[tuple[str, float]]] = {s.label: [] for s in sessions}
         self.bars = _bars() if sys.stderr.isatty() else None
@@ -117,7 +118,3 @@ def _bars() -> Progress:
         TextColumn('{task.fields[step]}'),
         console=CONSOLE,
     )
-
-
-def _session_key(label: str) -> str:
-    return f'{label.replace("-", "_")}_wf'

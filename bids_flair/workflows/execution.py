@@ -14,7 +14,7 @@ from nipype.pipeline import engine as pe
 from bids_flair.bids.collect import SessionInputs
 from bids_flair.errors import BidsFlairError
 from bids_flair.settings import Settings
-from bids_flair.workflows.participant import crash_folder, init_run_wf, session_wf_name
+from bids_flair.workflows.participant import RUN_WF, init_run_wf, session_wf_name
 from bids_flair.workflows.plugin import RobustMultiProcPlugin, set_nipype_log_level
 
 LOGGER = logging.getLogger('bids_flair')
@@ -57,6 +57,11 @@ def configure_nipype(settings: Settings) -> None:
     if settings.resource_monitor:
         config.enable_resource_monitor()
     set_nipype_log_level(_log_level(settings))
+
+
+def log_folder(inputs: SessionInputs, settings: Settings, run: str) -> Path:
+    """Where a run leaves its settings and its nodes' crash reports."""
+    return settings.output_dir / f'sub-{inputs.participant}' / 'log' / run
 
 
 def run_sessions(
@@ -126,7 +131,7 @@ def _log_level(settings: Settings) -> int:
 
 
 def _send_crashes_to(workflow: pe.Workflow, inputs, settings: Settings, run: str) -> None:
-    folder = crash_folder(inputs, settings, run)
+    folder = log_folder(inputs, settings, run)
     folder.mkdir(parents=True, exist_ok=True)
     for name in workflow.list_node_names():
         node = workflow.get_node(name)
@@ -136,10 +141,10 @@ def _send_crashes_to(workflow: pe.Workflow, inputs, settings: Settings, run: str
 def _crashes(sessions, settings: Settings, run: str) -> dict[str, list[Crash]]:
     found = {}
     for inputs in sessions:
-        prefix = f'bids_flair_wf.{session_wf_name(inputs)}.'
+        prefix = f'{RUN_WF}.{session_wf_name(inputs)}.'
         crashes = [
             crash
-            for crash in _read_crashes(crash_folder(inputs, settings, run))
+            for crash in _read_crashes(log_folder(inputs, settings, run))
             if crash.node.startswith(prefix)
         ]
         if crashes:

@@ -31,7 +31,8 @@ def points_of(mask):
 
 
 @pytest.mark.parametrize(
-    ('degrees', 'mm'), [((0, 0, 0), (0, 0, 0)), ((3, -4, 2), (5, -3, 8)), ((14, 5, -10), (60, -20, 40))]
+    ('degrees', 'mm'),
+    [((0, 0, 0), (0, 0, 0)), ((3, -4, 2), (5, -3, 8)), ((14, 5, -10), (60, -20, 40))],
 )  # fmt: skip
 def test_another_contrast_is_found_again(head, degrees, mm):
     true = from_matvec(Rotation.from_euler('xyz', degrees, degrees=True).as_matrix(), mm)

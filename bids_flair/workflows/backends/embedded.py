@@ -13,7 +13,7 @@ from bids_flair.interfaces.registration import RegisterRigid
 NAME = 'embedded'
 
 
-def software_versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Packages that decide what this backend computes."""
     return {name: version(name) for name in ('antspyx', 'dipy', 'nitransforms', 'scipy')}
 
