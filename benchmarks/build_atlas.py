@@ -24,6 +24,7 @@ from bids_flair.processing.brain_mask import (
     align,
     find_brain,
     refined,
+    reproducible,
     shrink,
 )
 from bids_flair.processing.brain_surface import inflate
@@ -49,12 +50,14 @@ def main() -> None:
         name: shrink(nib.as_closest_canonical(nib.load(options.data / path)), FINE_MM)
         for name, path in PEOPLE.items()
     }
-    people = find_all(heads)
+    with reproducible(threads=1):
+        people = find_all(heads)
+        used = [person for name, person in people.items() if name != options.without]
+        atlas = mean_of(used)
     options.out.mkdir(parents=True, exist_ok=True)
     for name, person in people.items():
         nib.save(person.brain, options.out / f'{name}_mask.nii.gz')
-    used = [person for name, person in people.items() if name != options.without]
-    save(mean_of(used), options.out)
+    save(atlas, options.out)
 
 
 def find_all(heads: dict[str, nib.Nifti1Image]) -> dict[str, Atlas]:

@@ -33,10 +33,14 @@ CORD_MM2 = 500.0
 # Half the width of what joins brain to brain.
 NECK_MM = 6.0
 # Everything further below the top of the head than this is neck and shoulders.
-HEAD_HEIGHT_MM = 190.0
+HEAD_HEIGHT_MM = 150.0
+# Normalised mutual information that a head must gain to differ in size or proportions from the
+# atlas, per squared logarithm of each stretch: without it, a head that lacks face and neck is
+# matched by a flattened atlas.
+STRETCH_COST = 0.1
 # From the skin at the vertex to the middle of the brain.
 CENTRE_DEPTH_MM = 78.0
-SEARCH_POINTS = 5_000
+SEARCH_POINTS, STARTS = 5_000, 3
 SMALLEST_STRIPPED_LITRES, LARGEST_STRIPPED_LITRES = 0.5, 2.1
 LEAST_UNDER_SURFACE = 0.38
 LEAST_AGREEMENT = 0.90
@@ -106,7 +110,7 @@ def extract_brain(image: nib.Nifti1Image, *, threads: int = 1) -> BrainMask:
         nib.Nifti1Image(np.nan_to_num(data, nan=0, posinf=0, neginf=0), image.affine)
     )
     ready = stripped_mask(head)
-    with _reproducible(threads):
+    with reproducible(threads):
         mask, agreement = (
             (ready, np.nan) if ready is not None else find_brain(head, stored_atlas())
         )
@@ -121,7 +125,7 @@ def extract_brain(image: nib.Nifti1Image, *, threads: int = 1) -> BrainMask:
 
 
 @contextmanager
-def _reproducible(threads: int) -> Iterator[None]:
+def reproducible(threads: int) -> Iterator[None]:
     """Fix ANTs' seed, which `ants.registration(random_seed=...)` does not, and the threads."""
     wanted = {'ANTS_RANDOM_SEED': '1', 'ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS': str(threads)}
     before = {name: os.environ.get(name) for name in wanted}
@@ -240,9 +244,11 @@ def align(work: nib.Nifti1Image, atlas: Atlas) -> np.ndarray:
     """Affine (4, 4), world of `work` to world of the atlas: the best of many starts."""
     head = _foreground(np.asarray(work.dataobj))
     similarity = _Similarity(work, atlas.head)
-    starts = sorted(_poses(work, head, atlas.centre), key=similarity, reverse=True)
-    ends = [_affine(work, atlas, start) for start in _distinct(starts, similarity.points, 2)]
-    return max(ends, key=similarity)
+    poses = sorted(_poses(work, head, atlas.centre), key=similarity, reverse=True)
+    starts = _distinct(poses, similarity.points, STARTS)
+    sized = [_optimised(work, atlas, start, 'Similarity') for start in starts]
+    best = max(sized, key=similarity)
+    return max(best, _optimised(work, atlas, best, 'Affine'), key=similarity)
 
 
 def _poses(work, head, atlas_centre) -> Iterator[np.ndarray]:
@@ -262,7 +268,7 @@ def _poses(work, head, atlas_centre) -> Iterator[np.ndarray]:
 
 
 class _Similarity:
-    """Normalised mutual information of an image with the atlas, as a function of the affine."""
+    """How well an affine matches an image to the atlas: mutual information less stretching."""
 
     def __init__(self, work: nib.Nifti1Image, atlas_head: nib.Nifti1Image):
         head = ndimage.binary_dilation(_foreground(np.asarray(work.dataobj)), iterations=3)
@@ -276,7 +282,9 @@ class _Similarity:
     def __call__(self, matrix: np.ndarray) -> float:
         voxels = apply_affine(self.to_voxels @ matrix, self.points).T
         seen = ndimage.map_coordinates(self.atlas, voxels, order=1, mode='nearest')
-        return float(normalized_mutual_information(self.values, seen, bins=32))
+        stretch = np.log(np.linalg.svd(matrix[:3, :3], compute_uv=False))
+        shared = normalized_mutual_information(self.values, seen, bins=32)
+        return float(shared - STRETCH_COST * (stretch**2).sum())
 
 
 def _distinct(poses: list[np.ndarray], points: np.ndarray, most: int) -> list[np.ndarray]:
@@ -298,19 +306,19 @@ def _moved_brain(atlas: Atlas, matrix: np.ndarray, grid: nib.Nifti1Image) -> np.
     return ndimage.affine_transform(brain, to_atlas, output_shape=grid.shape, order=1)
 
 
-def _affine(work: nib.Nifti1Image, atlas: Atlas, start: np.ndarray) -> np.ndarray:
-    """Refine a start to an affine by Mattes' mutual information."""
+def _optimised(work: nib.Nifti1Image, atlas: Atlas, start: np.ndarray, kind: str) -> np.ndarray:
+    """Refine a start by Mattes' mutual information; `kind` is ANTs' name of the transform."""
     initial = matrix_to_ants(start)
     result = ants.registration(
         to_ants(work),
         to_ants(atlas.head),
-        type_of_transform='Affine',
+        type_of_transform=kind,
         initial_transform=initial,
         aff_metric='mattes',
         aff_iterations=(100, 60),
         aff_shrink_factors=(3, 2),
         aff_smoothing_sigmas=(1, 0.5),
-        aff_random_sampling_rate=1.0,
+        aff_random_sampling_rate=0.5,
     )
     matrix = matrix_from_ants(result['fwdtransforms'][0])
     for name in {initial, *result['fwdtransforms'], *result['invtransforms']}:
@@ -319,9 +327,9 @@ def _affine(work: nib.Nifti1Image, atlas: Atlas, start: np.ndarray) -> np.ndarra
 
 
 def _only_near(work: nib.Nifti1Image, rough: np.ndarray) -> np.ndarray:
-    """The image, dark where it is more than 12 mm from where the atlas expects brain."""
+    """The image, dark where it is more than 25 mm from where the atlas expects brain."""
     data = np.asarray(work.dataobj)
-    near = ndimage.distance_transform_edt(rough < 0.5) * WORK_MM < 12
+    near = ndimage.distance_transform_edt(rough < 0.5) * WORK_MM < 25
     return np.where(near, data, data.min())
 
 

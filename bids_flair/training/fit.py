@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
+from torch.nn import functional as F
 
 from bids_flair.models.files import replace_file
 from bids_flair.models.network import Architecture, PatchRegressor
@@ -21,6 +22,7 @@ from bids_flair.training.sampling import Batch, Sampling, draw_batch
 LOGGER = logging.getLogger(__name__)
 CHECKPOINT_EVERY_S = 60
 AVERAGE_OVER = 200
+HUBER_BETA = 0.2
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def fit(
         history.append(_step(state, batch, training))
         if state.step % 200 == 0:
             recent = history[-200:]
-            LOGGER.info('step %d: L1 %.4f', state.step, sum(recent) / len(recent))
+            LOGGER.info('step %d: loss %.4f', state.step, sum(recent) / len(recent))
         if time.monotonic() - saved > CHECKPOINT_EVERY_S:
             _save(state, checkpoint)
             saved = time.monotonic()
@@ -79,24 +81,27 @@ def fit(
 
 
 def losses(batch: Batch, mean: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted L1 of the mean, and the negative log-likelihood of its (detached) error.
+    """Weighted Huber loss of the mean, and the negative log-likelihood of its (detached) error.
 
-    The error is taken as Laplace distributed: ``|e| exp(-s) + s`` but for a constant.
+    The Huber loss is quadratic for small errors, in the units of L1 beyond: where inputs leave
+    lesion and fluid open, the mean says so and the median of L1 does not. The error is taken as
+    Laplace distributed: ``|e| exp(-s) + s`` but for a constant.
     """
     error = (mean - batch.target).abs()
     total = batch.weight.sum()
-    l1 = (batch.weight * error).sum() / total
+    huber = F.smooth_l1_loss(mean, batch.target, reduction='none', beta=HUBER_BETA)
+    loss = (batch.weight * huber).sum() / total
     likelihood = error.detach() * torch.exp(-log_scale) + log_scale
-    return l1, (batch.weight * likelihood).sum() / total
+    return loss, (batch.weight * likelihood).sum() / total
 
 
 def _step(state: _State, batch: Batch, training: Training) -> float:
     for group in state.optimizer.param_groups:
         group['lr'] = training.learning_rate * _schedule(state.step, training.steps)
     mean, log_scale = state.network(batch.x, batch.keep)
-    l1, likelihood = losses(batch, mean, log_scale)
+    loss, likelihood = losses(batch, mean, log_scale)
     state.optimizer.zero_grad()
-    (l1 + 0.1 * likelihood).backward()
+    (loss + 0.1 * likelihood).backward()
     torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
     state.optimizer.step()
     state.step += 1
@@ -107,7 +112,7 @@ def _step(state: _State, batch: Batch, training: Training) -> float:
             state.average.parameters(), state.network.parameters(), strict=True
         ):
             average.lerp_(current, weight)
-    return float(l1.detach())
+    return float(loss.detach())
 
 
 def _schedule(step: int, steps: int) -> float:

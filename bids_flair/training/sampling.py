@@ -128,13 +128,13 @@ def augment(rng: np.random.Generator, values: Tensor, presence: Tensor) -> Tenso
         if not presence[i].any():
             continue
         value = values[i] * presence[i]
-        if rng.random() < 0.35:
+        if rng.random() < 0.2:
             value = _thick_slices(rng, value, presence[i])
         value = _contrast(rng, value, i)
         value = value * _shading(rng, value.shape) if i not in (MD, FA) else value
         out[i] = value
     if rng.random() < 0.6:
-        sigma = torch.from_numpy(rng.uniform(0, 0.07, (INPUTS, 1, 1, 1)).astype(np.float32))
+        sigma = torch.from_numpy(rng.uniform(0, 0.05, (INPUTS, 1, 1, 1)).astype(np.float32))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         out += sigma * torch.randn(out.shape, generator=generator)
     out = out.clamp_(0, 10) * presence
@@ -173,10 +173,10 @@ def _contrast(rng: np.random.Generator, value: Tensor, contrast: int) -> Tensor:
     """Gain and gamma around white matter (1); T1w now and then with little contrast left."""
     if contrast in (MD, FA):
         return value * np.exp(rng.normal(0, 0.05))
-    value = value.clamp_min(0) ** float(np.exp(rng.normal(0, 0.15)))
-    if contrast == T1W and rng.random() < 0.3:
+    value = value.clamp_min(0) ** float(np.exp(rng.normal(0, 0.1)))
+    if contrast == T1W and rng.random() < 0.2:
         value = 1 + (value - 1) * float(rng.uniform(0.35, 1.0))
-    return value * float(np.exp(rng.normal(0, 0.06)))
+    return value * float(np.exp(rng.normal(0, 0.05)))
 
 
 def _thick_slices(rng: np.random.Generator, value: Tensor, presence: Tensor) -> Tensor:

@@ -180,4 +180,4 @@ def test_people_trained_on_are_still_reproduced(shared_data, subject):
     pred = synthesize({'T1w': t1w, 'T2w': t2w}).get_fdata()
     true = flair.get_fdata()
     brain = true > 0
-    assert correlation(pred[brain], true[brain]) > 0.75
+    assert correlation(pred[brain], true[brain]) > 0.7

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bids_flair.models.network import Architecture, PatchRegressor
+from bids_flair.models.network import CENTRES, SPREADS, Architecture, PatchRegressor
 
 SMALL = Architecture(contrasts=2, levels=3, stem=4, width=8, blocks=1)
 
@@ -57,7 +57,8 @@ def test_coarse_patches_average_over_the_voxels_present(network):
     x[:, 0], x[:, 2] = 3.0, 1.0
     x[:, :, ::2] = 0.0
     value, _, presence, _ = network._pyramid(x)[2][0]
-    torch.testing.assert_close(value, torch.full_like(value, 3.0))
+    alone = (3.0 - CENTRES[0]) / SPREADS[0]
+    torch.testing.assert_close(value, torch.full_like(value, alone))
     torch.testing.assert_close(presence, torch.full_like(presence, 0.5))
 
 
