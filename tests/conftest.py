@@ -31,9 +31,9 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope='session')
 def dolls(tmp_path_factory) -> Path:
-    """A raw BIDS dataset of two simulated heads, stripped, coarse and three quarters of life size.
+    """A raw BIDS dataset of three simulated heads, stripped, coarse and three quarters of life size.
 
-    sub-01 has every contrast, sub-02 a T2w alone. So small, a run takes a minute; brain extraction
+    sub-01 has every contrast, sub-02 a T2w alone, sub-03 a dwi alone. So small, a run takes a minute; brain extraction
     and full sizes are tested elsewhere.
     """
     return write_dolls(tmp_path_factory.mktemp('dolls') / 'data')
@@ -48,7 +48,11 @@ def write_dolls(root: Path) -> Path:
     description = {'Name': 'Dolls', 'BIDSVersion': '1.10.0', 'Authors': ['Simulation']}
     (root / 'dataset_description.json').write_text(json.dumps(description))
     (root / 'README').write_text('Simulated heads, shrunk, for tests.\n')
-    for label, wanted in (('01', ('T1w', 'T2w', 'FLAIR', 'dwi')), ('02', ('T2w',))):
+    for label, wanted in (
+        ('01', ('T1w', 'T2w', 'FLAIR', 'dwi')),
+        ('02', ('T2w',)),
+        ('03', ('dwi',)),
+    ):
         rng = np.random.default_rng(int(label))
         doll = simulate(load_anatomy(shipped()[0]), rng, 4.0, brain_only=True)
         _write_doll(root / f'sub-{label}', f'sub-{label}', doll, wanted)

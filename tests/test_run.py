@@ -39,7 +39,7 @@ def bids_flair(*arguments, **options) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope='session')
 def finished(dolls, tmp_path_factory):
-    """One run over both dolls, shared by the tests that look at what it left."""
+    """One run over all dolls, shared by the tests that look at what it left."""
     folder = tmp_path_factory.mktemp('run')
     result = bids_flair(dolls, folder / 'out', 'participant', '-w', folder / 'work', '--nprocs', 2)
     assert result.returncode == ExitCode.DONE, result.stderr
@@ -126,9 +126,18 @@ def test_participant_with_a_t2w_alone_has_its_own_space(finished):
     assert (anat / 'sub-02_desc-preproc_T2w.nii.gz').exists()
 
 
+def test_participant_with_diffusion_alone(finished):
+    out = finished[0] / 'sub-03'
+    flair = nib.load(out / 'anat' / 'sub-03_space-dwi_desc-synth_FLAIR.nii.gz')
+    sidecar = json.loads((out / 'anat/sub-03_space-dwi_desc-synth_FLAIR.json').read_text())
+    assert sidecar['SynthesisInputs'] == ['MD', 'FA', 'S0']
+    assert sidecar['SpatialReference'] == 'bids:raw:sub-03/dwi/sub-03_dwi.nii.gz'
+    assert flair.get_fdata().max() > 0.5
+
+
 def test_report_log_and_citation(finished):
     out, result = finished
-    for label in ('01', '02'):
+    for label in ('01', '02', '03'):
         assert '<html' in (out / f'sub-{label}.html').read_text()
         (record,) = (out / f'sub-{label}' / 'log').glob('*/bids_flair.toml')
         assert Settings.from_toml(record.read_text()).output_dir == out
@@ -158,7 +167,9 @@ def test_one_bad_participant_does_not_stop_the_others(broken, tmp_path):
     image = broken / 'sub-01/anat/sub-01_T1w.nii.gz'
     image.write_bytes(image.read_bytes()[:2000])
     out = tmp_path / 'out'
-    result = bids_flair(broken, out, 'participant', '-w', tmp_path / 'work', '--nprocs', 2)
+    result = bids_flair(
+        broken, out, 'participant', '-w', tmp_path / 'work', '--participant-label', '01', '02'
+    )
     assert result.returncode == ExitCode.PARTICIPANT_FAILED
     assert 'sub-01_T1w.nii.gz: cannot be read to its end' in result.stderr
     assert (out / 'sub-02/anat/sub-02_space-T2w_desc-synth_FLAIR.nii.gz').exists()
@@ -186,7 +197,10 @@ def test_missing_files_are_named(broken, tmp_path, damage, code, says):
 def test_participant_without_any_input_is_named_and_counted(broken, tmp_path):
     shutil.rmtree(broken / 'sub-01')
     (broken / 'sub-01' / 'func').mkdir(parents=True)
-    result = bids_flair(broken, tmp_path / 'out', 'participant', '-w', tmp_path / 'work')
+    result = bids_flair(
+        broken, tmp_path / 'out', 'participant', '-w', tmp_path / 'work',
+        '--participant-label', '01', '02',
+    )  # fmt: skip
     assert result.returncode == ExitCode.PARTICIPANT_FAILED
     assert 'sub-01: no T1w, T2w or dwi image' in result.stderr
 

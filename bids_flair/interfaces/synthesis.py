@@ -59,7 +59,8 @@ class SynthesizeFlair(SimpleInterface):
             self._results[name] = output_file(runtime, name)
             img.to_filename(self._results[name])
         self._results['mask'] = output_file(runtime, 'mask')
-        inside = (np.asarray(made.flair.dataobj) > 0).astype(np.uint8)
+        # The model is unsure everywhere it was asked; the FLAIR itself may be 0 in fluid.
+        inside = (np.asarray(made.std.dataobj) > 0).astype(np.uint8)
         nib.Nifti1Image(inside, mask.affine).to_filename(self._results['mask'])
         self._results['report'] = {
             'SynthesisInputs': list(images),

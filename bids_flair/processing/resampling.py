@@ -2,8 +2,7 @@
 
 import nibabel as nib
 import numpy as np
-from nitransforms.linear import Affine
-from nitransforms.resampling import apply
+from scipy.ndimage import affine_transform
 
 SPLINE_ORDER = 3
 Grid = tuple[tuple[int, int, int], np.ndarray]
@@ -60,7 +59,7 @@ def covered(img: nib.Nifti1Image, grid: Grid, matrix: np.ndarray | None = None) 
         True for grid points that fall inside the outer faces of the image's outer voxels.
     """
     shape, affine = grid
-    to_voxels = np.linalg.inv(img.affine) @ (np.eye(4) if matrix is None else matrix) @ affine
+    to_voxels = _to_voxels(img, affine, matrix)
     inside = np.ones(shape, dtype=bool)
     axes = [np.arange(n, dtype=np.float32) for n in shape]
     for row, n in zip(to_voxels[:3], img.shape[:3], strict=True):
@@ -76,10 +75,18 @@ def covered(img: nib.Nifti1Image, grid: Grid, matrix: np.ndarray | None = None) 
 
 def _apply(img, grid, matrix, order, dtype) -> nib.Nifti1Image:
     shape, affine = grid
-    reference = nib.Nifti1Image(np.empty(shape, dtype=np.uint8), affine)
-    transform = Affine(np.eye(4) if matrix is None else matrix)
     # 'nearest' carries the outer half voxel; what lies farther out is cut by `covered`.
     mode = 'nearest' if order else 'constant'
-    return apply(
-        transform, img, reference=reference, order=order, mode=mode, output_dtype=np.dtype(dtype)
+    data = affine_transform(
+        np.asarray(img.dataobj, dtype=dtype),
+        _to_voxels(img, affine, matrix),
+        output_shape=shape,
+        order=order,
+        mode=mode,
     )
+    return nib.Nifti1Image(data, affine)
+
+
+def _to_voxels(img: nib.Nifti1Image, affine: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
+    """Grid indices to voxel indices of an image, (4, 4)."""
+    return np.linalg.inv(img.affine) @ (np.eye(4) if matrix is None else matrix) @ affine

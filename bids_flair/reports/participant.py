@@ -77,7 +77,9 @@ class SessionReport:
     participant, session
         Labels without ``sub-`` and ``ses-``; no session is None.
     inputs
-        Contrast to the path of the file used, as text.
+        Contrast to the path of the file found, as text.
+    made_from
+        Images that the model saw.
     missing
         Contrasts that were not found.
     warnings
@@ -99,6 +101,7 @@ class SessionReport:
     participant: str
     session: str | None
     inputs: Mapping[str, str]
+    made_from: tuple[str, ...]
     missing: tuple[str, ...]
     warnings: tuple[str, ...]
     mask: Path
@@ -270,9 +273,15 @@ def _describe(session: SessionReport | FailedSession, width: int) -> dict[str, o
         'std': session.std and _show_uncertainty(load(session.std), layout),
         'scores': [
             (*SCORE_MEANINGS.get(name, (name, '')), format_number(value))
-            for name, value in session.scores.items()
+            for name, value in sorted(session.scores.items(), key=_score_order)
         ],
     }
+
+
+def _score_order(score: tuple[str, float]) -> int:
+    """As in SCORE_MEANINGS; what is not known there comes last."""
+    names = list(SCORE_MEANINGS)
+    return names.index(score[0]) if score[0] in names else len(names)
 
 
 def _picture(image: Image.Image, alt: str) -> Picture:

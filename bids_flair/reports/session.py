@@ -44,6 +44,7 @@ def session_report(
         participant=inputs.participant,
         session=inputs.session,
         inputs={name: str(path) for name, path in inputs.images.items()},
+        made_from=tuple(sidecar['SynthesisInputs']),
         missing=tuple(c for c in load_descriptor().contrasts if c not in inputs.images),
         warnings=(*sidecar['Warnings'], *inputs.passed_over),
         mask=there['brain_mask'],

@@ -103,8 +103,8 @@ def run_sessions(
 def batches(
     sessions: Sequence[SessionInputs], settings: Settings
 ) -> Iterable[list[SessionInputs]]:
-    """As many sessions at once as there are slots, so that the graph stays small."""
-    at_once = 1 if settings.low_mem else max(1, settings.nprocs // settings.omp_nthreads)
+    """As many sessions at once as can have a process each, so that the graph stays small."""
+    at_once = 1 if settings.low_mem else settings.nprocs
     for start in range(0, len(sessions), at_once):
         yield list(sessions[start : start + at_once])
 

@@ -66,6 +66,7 @@ def session(head) -> SessionReport:
         participant='01',
         session='a',
         inputs={'T1w': 'sub-01/anat/sub-01_T1w.nii.gz', 'T2w': 'sub-01/anat/sub-01_T2w.nii.gz'},
+        made_from=('T1w', 'T2w'),
         missing=('dwi',),
         warnings=('The brain volume is 0.5 l.',),
         mask=head.path('mask'),
@@ -82,6 +83,6 @@ def session(head) -> SessionReport:
         flair=head.path('synthetic'),
         std=head.path('std'),
         acquired=head.path('FLAIR'),
-        scores={'ssim': 0.7131, 'psnr_db': 25.31, 'lesion_auc_true': float('nan')},
+        scores={'psnr_db': 25.31, 'ssim': 0.7131, 'lesion_auc_true': float('nan')},
         details={'Backend': 'embedded', 'Time, synthesis': '9 s'},
     )

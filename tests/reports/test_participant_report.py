@@ -135,6 +135,7 @@ def test_inputs_scores_and_details_are_listed(write, session):
     words = write(session, methods='Ran **bids_flair** 0.1.0.').words
     for text in (
         'made from T1w, T2w; not found: dwi',
+        'SSIM in the brain mask, against the acquired FLAIR: 0.713',
         '✓ found sub-01/anat/sub-01_T2w.nii.gz',
         'dwi – not found',
         'Synthetic against acquired FLAIR, inside the brain mask',

@@ -35,7 +35,7 @@ def test_last_exception_is_the_message():
     ('settings', 'sizes'),
     [
         ({'nprocs': 4, 'omp_nthreads': 1}, [4, 1]),
-        ({'nprocs': 4, 'omp_nthreads': 2}, [2, 2, 1]),
+        ({'nprocs': 2, 'omp_nthreads': 2}, [2, 2, 1]),
         ({'nprocs': 1, 'omp_nthreads': 1}, [1] * 5),
         ({'nprocs': 8, 'omp_nthreads': 1, 'low_mem': True}, [1] * 5),
     ],
