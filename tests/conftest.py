@@ -31,10 +31,10 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope='session')
 def dolls(tmp_path_factory) -> Path:
-    """A raw BIDS dataset of three simulated heads, stripped, coarse and three quarters of life size.
+    """A raw BIDS dataset of three simulated heads, stripped, coarse, three quarters of life size.
 
-    sub-01 has every contrast, sub-02 a T2w alone, sub-03 a dwi alone. So small, a run takes a minute; brain extraction
-    and full sizes are tested elsewhere.
+    sub-01 has every contrast, sub-02 a T2w alone, sub-03 a dwi alone. So small, a run takes a
+    minute; brain extraction and full sizes are tested elsewhere.
     """
     return write_dolls(tmp_path_factory.mktemp('dolls') / 'data')
 

@@ -18,7 +18,7 @@ from skimage.metrics import normalized_mutual_information
 from threadpoolctl import threadpool_limits
 
 from bids_flair.errors import BidsFlairError, ExitCode
-from bids_flair.processing.brain_rim import fit_rim, signed_distance
+from bids_flair.processing.brain_rim import fit_rim, settle_rim, signed_distance
 from bids_flair.processing.brain_surface import inflate
 from bids_flair.processing.itk import matrix_from_ants, matrix_to_ants, to_ants
 
@@ -160,9 +160,8 @@ def refined(head: nib.Nifti1Image, atlas: 'Atlas', matrix: np.ndarray) -> np.nda
     allowed &= _above_foramen(atlas, matrix, fine)
     mask = expected
     for band_mm in BANDS_MM:
-        distance = fit_rim(data, mask, FINE_MM, band_mm)
-        mask = _without_tails((distance < 0) & allowed)
-    distance = np.where(mask, distance, np.maximum(distance, 0.5 * FINE_MM))
+        mask = _without_tails((fit_rim(data, mask, FINE_MM, band_mm) < 0) & allowed)
+    distance = settle_rim(data, mask, FINE_MM)
     return ndimage.binary_fill_holes(_largest(_resampled(distance, fine.affine, head) < 0))
 
 
