@@ -52,6 +52,13 @@ class SessionInputs:
         return f'sub-{self.participant}{session}'
 
     @property
+    def missing_companions(self) -> tuple[str, ...]:
+        """Which of 'bval' and 'bvec' the diffusion series lacks."""
+        if 'dwi' not in self.images:
+            return ()
+        return tuple(kind for kind in ('bval', 'bvec') if getattr(self, kind) is None)
+
+    @property
     def reference(self) -> str | None:
         """The contrast whose space everything is brought to; None if no input is there."""
         return next((c for c in load_descriptor().reference_order if c in self.images), None)

@@ -122,7 +122,9 @@ def _announce(sessions, settings: Settings, found, backend_name: str) -> None:
 def _methods(sessions: Sequence[SessionInputs], settings: Settings, backend) -> str:
     """Prose for the session with most contrasts: it names every step that was taken."""
     usable = [
-        inputs for inputs in sessions if inputs.reference and wanted_images(inputs, settings)
+        inputs
+        for inputs in sessions
+        if inputs.reference and not inputs.missing_companions and wanted_images(inputs, settings)
     ]
     if not usable:
         return ''

@@ -326,9 +326,9 @@ def _optimised(work: nib.Nifti1Image, atlas: Atlas, start: np.ndarray, kind: str
 
 
 def _only_near(work: nib.Nifti1Image, rough: np.ndarray) -> np.ndarray:
-    """The image, dark where it is more than 25 mm from where the atlas expects brain."""
+    """The image, dark where it is more than 18 mm from where the atlas expects brain."""
     data = np.asarray(work.dataobj)
-    near = ndimage.distance_transform_edt(rough < 0.5) * WORK_MM < 25
+    near = ndimage.distance_transform_edt(rough < 0.5) * WORK_MM < 18
     return np.where(near, data, data.min())
 
 

@@ -29,12 +29,11 @@ def check_session(inputs: SessionInputs) -> None:
 
 
 def _check_series(path: Path, inputs: SessionInputs) -> None:
-    for kind in ('bval', 'bvec'):
-        if getattr(inputs, kind) is None:
-            raise BidsFlairError(
-                f'{path}: no {kind} file belongs to it; a diffusion series needs both bval and '
-                f'bvec. Put {path.name.split(".")[0]}.{kind} beside it, or leave the series out '
-                'with --bids-filter-file',
-                ExitCode.INPUT_MISSING,
-            )
+    for kind in inputs.missing_companions:
+        raise BidsFlairError(
+            f'{path}: no {kind} file belongs to it; a diffusion series needs both bval and '
+            f'bvec. Put {path.name.split(".")[0]}.{kind} beside it, or leave the series out '
+            'with --bids-filter-file',
+            ExitCode.INPUT_MISSING,
+        )
     read_gradients(load_checked(path), inputs.bval, inputs.bvec)
