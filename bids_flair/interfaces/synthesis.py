@@ -48,13 +48,13 @@ class SynthesizeFlair(SimpleInterface):
     def _run_interface(self, runtime):
         import torch
 
-        from bids_flair.models.inference import pick_device, synthesise
+        from bids_flair.models.inference import pick_device, synthesis_of
 
         torch.set_num_threads(self.inputs.num_threads)
         images = self._images()
         device = str(pick_device(self.inputs.device))
         mask = nib.load(self.inputs.mask)
-        made = synthesise(images, mask, self.inputs.model, device)
+        made = synthesis_of(images, mask, self.inputs.model, device)
         for name, img in (('flair', made.flair), ('std', made.std)):
             self._results[name] = output_file(runtime, name)
             img.to_filename(self._results[name])

@@ -87,10 +87,10 @@ def synthesize(
     BidsFlairError
         If the model cannot be read.
     """
-    return synthesise(images, mask, model, device).flair
+    return synthesis_of(images, mask, model, device).flair
 
 
-def synthesise(
+def synthesis_of(
     images: Mapping[str, SpatialImage],
     mask: SpatialImage | None = None,
     model: str | Path | Model = 'default',

@@ -9,7 +9,7 @@ import torch
 
 import bids_flair
 from bids_flair.models import inference
-from bids_flair.models.inference import pick_device, synthesise, synthesize
+from bids_flair.models.inference import pick_device, synthesis_of, synthesize
 from bids_flair.models.normalisation import CONTRASTS, normalise
 from bids_flair.scoring import correlation
 
@@ -28,20 +28,20 @@ def test_tiles_do_not_show(phantom, small_model, monkeypatch):
 
 def test_twice_the_same(phantom, small_model):
     images = phantom.images(*ANATOMY)
-    first, second = (synthesise(images, model=small_model) for _ in range(2))
+    first, second = (synthesis_of(images, model=small_model) for _ in range(2))
     np.testing.assert_array_equal(first.flair.get_fdata(), second.flair.get_fdata())
     np.testing.assert_array_equal(first.std.get_fdata(), second.std.get_fdata())
 
 
 @pytest.mark.parametrize('axes', ['LPS', 'ASR', 'IPL'])
 def test_the_order_of_axes_does_not_matter(phantom, small_model, axes):
-    expected = synthesise(phantom.images(*ANATOMY), phantom.mask_image(), small_model).flair
+    expected = synthesis_of(phantom.images(*ANATOMY), phantom.mask_image(), small_model).flair
     turned = nib.orientations.ornt_transform(
         nib.io_orientation(phantom.affine), nib.orientations.axcodes2ornt(axes)
     )
     images = {k: v.as_reoriented(turned) for k, v in phantom.images(*ANATOMY).items()}
     mask = phantom.mask_image().as_reoriented(turned)
-    result = synthesise(images, mask, small_model).flair
+    result = synthesis_of(images, mask, small_model).flair
     assert nib.aff2axcodes(result.affine) == tuple(axes)
     np.testing.assert_allclose(result.affine, images['T1w'].affine)
     back = nib.as_closest_canonical(result).get_fdata()
@@ -51,16 +51,16 @@ def test_the_order_of_axes_does_not_matter(phantom, small_model, axes):
 def test_axes_may_differ_from_image_to_mask_only_with_an_error(phantom, small_model):
     mask = phantom.mask_image().as_reoriented(nib.orientations.axcodes2ornt('LAS'))
     with pytest.raises(ValueError, match='mask and T1w are not on one grid'):
-        synthesise(phantom.images('T1w'), mask, small_model)
+        synthesis_of(phantom.images('T1w'), mask, small_model)
 
 
 def test_the_field_of_view_does_not_matter(phantom, small_model):
-    expected = synthesise(phantom.images(*ANATOMY), model=small_model).flair.get_fdata()
+    expected = synthesis_of(phantom.images(*ANATOMY), model=small_model).flair.get_fdata()
     padded = {
         name: nib.Nifti1Image(np.pad(phantom.arrays[name], ((3, 0), (0, 5), (1, 2))), np.eye(4))
         for name in ANATOMY
     }
-    result = synthesise(padded, model=small_model).flair.get_fdata()
+    result = synthesis_of(padded, model=small_model).flair.get_fdata()
     np.testing.assert_allclose(result[3:, :-5, 1:-2], expected, atol=1e-5)
 
 
@@ -93,8 +93,8 @@ def test_other_voxel_sizes_give_the_same_brain(phantom, voxel_mm):
 def test_voxels_of_nearly_1_mm_are_not_resampled(phantom, small_model):
     affine = np.diag([1.03, 0.97, 1.0, 1.0])
     images = {k: nib.Nifti1Image(phantom.arrays[k], affine) for k in ANATOMY}
-    expected = synthesise(phantom.images(*ANATOMY), model=small_model).flair.get_fdata()
-    result = synthesise(images, model=small_model).flair.get_fdata()
+    expected = synthesis_of(phantom.images(*ANATOMY), model=small_model).flair.get_fdata()
+    result = synthesis_of(images, model=small_model).flair.get_fdata()
     np.testing.assert_array_equal(result, expected)
 
 
@@ -103,7 +103,7 @@ def test_voxels_of_nearly_1_mm_are_not_resampled(phantom, small_model):
     'subset', [s for n in range(1, 6) for s in combinations(CONTRASTS, n)], ids='+'.join
 )
 def test_every_subset_darkens_fluid_but_fa_alone(phantom, subset):
-    result = synthesise(phantom.images(*subset))
+    result = synthesis_of(phantom.images(*subset))
     flair, std = result.flair.get_fdata(), result.std.get_fdata()
     assert result.flair.get_data_dtype() == np.float32
     assert np.isfinite(flair).all()
@@ -138,22 +138,22 @@ def test_the_public_name_is_the_same_function():
 def test_grids_that_differ_are_named(phantom, small_model):
     moved = nib.Nifti1Image(phantom.arrays['MD'], phantom.affine + 0.5 * np.eye(4, k=3))
     with pytest.raises(ValueError, match='MD and T1w are not on one grid'):
-        synthesise(phantom.images('T1w', 'T2w') | {'MD': moved}, model=small_model)
+        synthesis_of(phantom.images('T1w', 'T2w') | {'MD': moved}, model=small_model)
     cut = nib.Nifti1Image(phantom.arrays['T2w'][1:], phantom.affine)
     with pytest.raises(ValueError, match=r'T2w and T1w .* \(63, 64, 64\)'):
-        synthesise(phantom.images('T1w') | {'T2w': cut}, model=small_model)
+        synthesis_of(phantom.images('T1w') | {'T2w': cut}, model=small_model)
 
 
 @pytest.mark.parametrize('names, message', [((), 'no image'), (('T2star',), 'T2star')])
 def test_contrasts_are_checked(phantom, small_model, names, message):
     with pytest.raises(ValueError, match=message):
-        synthesise({name: phantom.image('T2w') for name in names}, model=small_model)
+        synthesis_of({name: phantom.image('T2w') for name in names}, model=small_model)
 
 
 def test_an_empty_mask_is_refused(phantom, small_model):
     empty = nib.Nifti1Image(np.zeros(phantom.mask.shape, np.uint8), phantom.affine)
     with pytest.raises(ValueError, match='empty'):
-        synthesise(phantom.images('T1w'), empty, small_model)
+        synthesis_of(phantom.images('T1w'), empty, small_model)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has CUDA')
