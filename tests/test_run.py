@@ -243,9 +243,38 @@ def test_cuda_that_is_not_there_is_an_error(dolls, tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
-def test_output_that_cannot_be_written(dolls, tmp_path):
-    result = bids_flair(dolls, '/proc/bids_flair', 'participant', '-w', tmp_path / 'work')
+@pytest.mark.parametrize('which', ['output', 'work'])
+def test_folders_that_cannot_be_written(dolls, tmp_path, which):
+    folders = {name: tmp_path / name for name in ('output', 'work')} | {which: '/proc/bids_flair'}
+    result = bids_flair(dolls, folders['output'], 'participant', '-w', folders['work'])
     assert result.returncode == ExitCode.CANNOT_WRITE
+    assert f'{which} directory /proc/bids_flair cannot be written to' in result.stderr
+    assert 'Traceback' not in result.stderr
+
+
+def test_cleaning_leaves_what_others_put_into_the_work_directory(dolls, tmp_path):
+    work = tmp_path / 'work'
+    (work / 'bids_flair_wf').mkdir(parents=True)
+    for name in ('thesis.txt', 'bids_flair_wf/stale.txt'):
+        (work / name).write_text('text')
+    result = bids_flair(
+        dolls, tmp_path / 'out', 'participant', '-w', work, '--clean-workdir', '--boilerplate-only'
+    )
+    assert result.returncode == ExitCode.DONE, result.stderr
+    assert (work / 'thesis.txt').exists()
+    assert not (work / 'bids_flair_wf' / 'stale.txt').exists()
+
+
+def test_stopping_on_the_first_crash_begins_no_other_session(broken, tmp_path):
+    image = broken / 'sub-02/anat/sub-02_T2w.nii.gz'
+    image.write_bytes(image.read_bytes()[:2000])
+    result = bids_flair(
+        broken, tmp_path / 'out', 'participant', '-w', tmp_path / 'work', '--nprocs', '1',
+        '--participant-label', '02', '03', '--stop-on-first-crash',
+    )  # fmt: skip
+    assert result.returncode == ExitCode.DATA_UNUSABLE
+    assert 'sub-02 FAILED' in result.stderr
+    assert not (tmp_path / 'out' / 'sub-03' / 'anat').exists()
 
 
 def test_run_py_is_the_same_program(root):

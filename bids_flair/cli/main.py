@@ -32,6 +32,10 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_levels(settings: Settings) -> ExitCode:
+    from bids_flair.bids.dataset import check_writable
+
+    # Before anything else: some libraries write there when they are imported.
+    check_writable(settings.work_dir, 'work directory')
     from bids_flair.cli.participant_level import run_participant_level
     from bids_flair.cli.progress import start_logging
 

@@ -218,7 +218,9 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         help='folder for intermediate results; a run that was cut short resumes from it',
     )
     group.add_argument(
-        '--clean-workdir', action='store_true', help='empty the work folder before the run'
+        '--clean-workdir',
+        action='store_true',
+        help='remove what earlier runs left in the work folder',
     )
     group.add_argument(
         '--config-file',

@@ -8,6 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from bids_flair import __version__
 from bids_flair.bids.collect import SessionInputs, check_dataset, collect
@@ -33,7 +34,12 @@ from bids_flair.workflows.execution import (
     log_folder,
     run_sessions,
 )
-from bids_flair.workflows.participant import init_session_wf, methods_text, wanted_images
+from bids_flair.workflows.participant import (
+    RUN_WF,
+    init_session_wf,
+    methods_text,
+    wanted_images,
+)
 
 LOGGER = logging.getLogger('bids_flair')
 
@@ -66,7 +72,8 @@ def run_participant_level(settings: Settings) -> ExitCode:
     if settings.dry_run:
         return ExitCode.DONE
     check_writable(settings.output_dir, 'output directory')
-    check_writable(settings.work_dir, 'work directory')
+    if settings.clean_workdir:
+        _forget_earlier_runs(settings)
     configure_nipype(settings)
     write_dataset_files(settings)
     methods = _methods(sessions, settings, backend)
@@ -78,9 +85,9 @@ def run_participant_level(settings: Settings) -> ExitCode:
     outcomes: list[Outcome] = []
     for batch in batches(sessions, settings):
         outcomes += _run_batch(batch, settings, backend, run)
+        if settings.stop_on_first_crash and any(outcome.code for outcome in outcomes):
+            break
     _write_reports(outcomes, settings, methods)
-    if settings.clean_workdir:
-        shutil.rmtree(settings.work_dir, ignore_errors=True)
     return _summarise(outcomes, settings)
 
 
@@ -94,6 +101,13 @@ def _check_input(settings: Settings) -> None:
     check_dataset(settings.bids_dir)
     for text in validator_errors(settings.bids_dir):
         LOGGER.warning('BIDS validator: %s', text)
+
+
+def _forget_earlier_runs(settings: Settings) -> None:
+    """Empty the work directory of what this program made; it may hold other people's files."""
+    made = settings.work_dir / RUN_WF
+    if made.exists():
+        shutil.rmtree(made)
 
 
 def _check_commands(settings: Settings) -> None:
@@ -163,7 +177,7 @@ def _run_ready(ready, settings: Settings, backend, run: str) -> dict[str, Outcom
         record = log_folder(inputs, settings, run) / 'bids_flair.toml'
         write_atomically(record, settings.to_toml())
         # What an earlier run left must not pass for this run's result.
-        (settings.output_dir / output_path('synthetic_flair', inputs)).unlink(missing_ok=True)
+        _result_file(inputs, settings).unlink(missing_ok=True)
     steps = {inputs.label: _count_steps(inputs, settings, backend) for inputs in ready}
     with Follower(ready, steps) as follower:
         crashes = run_sessions(ready, settings, backend, run, follower)
@@ -174,9 +188,17 @@ def _run_ready(ready, settings: Settings, backend, run: str) -> dict[str, Outcom
             LOGGER.error('%s FAILED: %s', inputs.label, first.message)
             text = '\n\n'.join(crash.text for crash in crashes[inputs.label])
             outcomes[inputs.label] = _failure(inputs, first.message, text)
+        elif not _result_file(inputs, settings).exists():
+            message = 'was not finished: the run ended before, see the other messages'
+            LOGGER.error('%s %s', inputs.label, message)
+            outcomes[inputs.label] = _failure(inputs, message, '')
         else:
             outcomes[inputs.label] = _success(inputs, settings, follower.timings[inputs.label])
     return outcomes
+
+
+def _result_file(inputs: SessionInputs, settings: Settings) -> Path:
+    return settings.output_dir / output_path('synthetic_flair', inputs)
 
 
 def _count_steps(inputs: SessionInputs, settings: Settings, backend) -> int:
