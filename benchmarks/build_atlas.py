@@ -1,6 +1,7 @@
 """Make bids_flair/processing/atlas from the whole-head T1w of three people.
 
-    python benchmarks/build_atlas.py DATA OUT [--without PERSON]
+    ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1 OMP_NUM_THREADS=1 \\
+        python benchmarks/build_atlas.py DATA OUT [--without PERSON]
 
 DATA holds the datasets `anatomies` and `dwi-philips`. The first person's brain is found by an
 inflated surface and the (already stripped) MNI152 template; the others' with an atlas of the
@@ -23,9 +24,8 @@ from bids_flair.processing.brain_mask import (
     Atlas,
     align,
     find_brain,
+    isotropic,
     refined,
-    reproducible,
-    shrink,
 )
 from bids_flair.processing.brain_surface import inflate
 
@@ -47,13 +47,12 @@ def main() -> None:
     parser.add_argument('--without', choices=list(PEOPLE))
     options = parser.parse_args()
     heads = {
-        name: shrink(nib.as_closest_canonical(nib.load(options.data / path)), FINE_MM)
+        name: isotropic(nib.as_closest_canonical(nib.load(options.data / path)), FINE_MM)
         for name, path in PEOPLE.items()
     }
-    with reproducible(threads=1):
-        people = find_all(heads)
-        used = [person for name, person in people.items() if name != options.without]
-        atlas = mean_of(used)
+    people = find_all(heads)
+    used = [person for name, person in people.items() if name != options.without]
+    atlas = mean_of(used)
     options.out.mkdir(parents=True, exist_ok=True)
     for name, person in people.items():
         nib.save(person.brain, options.out / f'{name}_mask.nii.gz')
@@ -83,7 +82,7 @@ def seed_mask(head: nib.Nifti1Image) -> np.ndarray:
     template, mask = load_mni152_template(resolution=2), load_mni152_brain_mask(resolution=2)
     mni = Atlas(*(nib.Nifti1Image(img.get_fdata(dtype=np.float32), img.affine)
                   for img in (template, mask)))  # fmt: skip
-    return refined(head, mni, align(shrink(stripped, WORK_MM), mni))
+    return refined(head, mni, align(isotropic(stripped, WORK_MM), mni))
 
 
 def person_of(head: nib.Nifti1Image, mask: np.ndarray) -> Atlas:
@@ -105,7 +104,7 @@ def mean_of(people: list[Atlas]) -> Atlas:
     mirrored = [mirror(person) for person in people]
     target = people[0]
     for members in (people, [*people, *mirrored]):
-        work = shrink(in_grid(target.head, np.eye(4), grid), WORK_MM)
+        work = isotropic(in_grid(target.head, np.eye(4), grid), WORK_MM)
         matrices = [align(work, person) for person in members]
         target = Atlas(
             mean_in([person.head for person in members], matrices, grid),

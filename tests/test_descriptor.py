@@ -299,3 +299,11 @@ def _write_output(path: Path, output) -> None:
     }
     sidecar = path.with_name(path.name.partition('.')[0] + '.json')
     sidecar.write_text(json.dumps(output.metadata(values)))
+
+
+def test_the_model_knows_the_inputs_of_the_descriptor():
+    from bids_flair.interfaces.synthesis import SynthesizeFlair
+    from bids_flair.models.normalisation import CONTRASTS
+
+    assert load_descriptor().model_inputs == CONTRASTS
+    assert set(CONTRASTS) <= set(SynthesizeFlair.input_spec().trait_get())

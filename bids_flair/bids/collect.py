@@ -13,6 +13,7 @@ from bids.layout import BIDSLayout, BIDSLayoutIndexer, Query
 
 from bids_flair.descriptor import Contrast, load_descriptor
 from bids_flair.errors import BidsFlairError, ExitCode
+from bids_flair.processing.gradients import B0_THRESHOLD, FEWEST_DIRECTIONS
 from bids_flair.settings import Settings
 
 # Never looked into: nothing in them is queried, and some hold very many files.
@@ -20,8 +21,6 @@ IGNORED_FOLDERS = (
     'code|derivatives|models|sourcedata|stimuli|'
     'func|fmap|perf|eeg|ieeg|meg|beh|pet|micr|nirs|motion|mrs'
 )
-FEWEST_DIRECTIONS = 6
-B0_THRESHOLD = 50
 
 
 @dataclass(frozen=True)

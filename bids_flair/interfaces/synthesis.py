@@ -13,9 +13,10 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from bids_flair.descriptor import load_descriptor
 from bids_flair.interfaces.files import output_file
 
-MODEL_INPUTS = ('T1w', 'T2w', 'MD', 'FA', 'S0')
+MODEL_INPUTS = load_descriptor().model_inputs
 
 
 class _SynthesizeFlairInputSpec(BaseInterfaceInputSpec):

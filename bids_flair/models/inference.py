@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,11 +132,12 @@ def predict(
     with torch.inference_mode():
         for corner in _tiles(mask, length):
             block = tuple(slice(c, c + length) for c in corner)
+            begin = [c - halo for c in corner]
             values, presence = (
-                _window(a, corner, length, halo) for a in (inputs.values, inputs.presence)
+                cut_cube(a, begin, length + 2 * halo) for a in (inputs.values, inputs.presence)
             )
             x = torch.from_numpy(np.concatenate([values, presence])[None])
-            keep = torch.from_numpy(_window(mask, corner, length, 0)[None])
+            keep = torch.from_numpy(cut_cube(mask, corner, length)[None])
             value, log_scale = network(x.to(device), keep.to(device))
             inside = mask[block]
             mean[block][inside] = value.cpu().numpy()
@@ -305,14 +306,13 @@ def _tiles(mask: np.ndarray, length: int) -> Iterator[tuple[int, int, int]]:
             yield corner
 
 
-def _window(volume: np.ndarray, corner: tuple[int, ...], length: int, halo: int) -> np.ndarray:
-    """A tile and its halo from the last three axes, 0 beyond the volume."""
-    size = length + 2 * halo
-    out = np.zeros((*volume.shape[:-3], size, size, size), volume.dtype)
+def cut_cube(volume: np.ndarray, corner: Sequence[int], size: int, fill: float = 0) -> np.ndarray:
+    """A cube from the last three axes, `fill` where it reaches beyond the volume."""
+    out = np.full((*volume.shape[:-3], size, size, size), fill, volume.dtype)
     source, target = [...], [...]
     for begin, n in zip(corner, volume.shape[-3:], strict=True):
-        first, last = max(begin - halo, 0), min(begin + length + halo, n)
+        first, last = max(begin, 0), max(min(begin + size, n), 0)
         source.append(slice(first, last))
-        target.append(slice(first - begin + halo, last - begin + halo))
+        target.append(slice(first - begin, max(last - begin, 0)))
     out[tuple(target)] = volume[tuple(source)]
     return out

@@ -1,14 +1,11 @@
 """Skull stripping of any contrast: an atlas of the head, checked by a method that needs none."""
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
 
-import ants
 import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, from_matvec, voxel_sizes
@@ -20,7 +17,8 @@ from threadpoolctl import threadpool_limits
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.processing.brain_rim import fit_rim, settle_rim, signed_distance
 from bids_flair.processing.brain_surface import inflate
-from bids_flair.processing.itk import matrix_from_ants, matrix_to_ants, to_ants
+from bids_flair.processing.itk import optimise
+from bids_flair.processing.registration import distinct_poses
 
 ATLAS = Path(__file__).parent / 'atlas'
 WORK_MM, FINE_MM = 3.0, 2.0
@@ -40,7 +38,7 @@ HEAD_HEIGHT_MM = 150.0
 STRETCH_COST = 0.1
 # From the skin at the vertex to the middle of the brain.
 CENTRE_DEPTH_MM = 78.0
-SEARCH_POINTS, STARTS = 5_000, 3
+SEARCH_POINTS, STARTS, APART_MM = 5_000, 3, 15.0
 SMALLEST_STRIPPED_LITRES, LARGEST_STRIPPED_LITRES = 0.5, 2.1
 LEAST_UNDER_SURFACE = 0.38
 LEAST_AGREEMENT = 0.90
@@ -75,7 +73,7 @@ class BrainMask:
     warnings: tuple[str, ...]
 
 
-def extract_brain(image: nib.Nifti1Image, *, threads: int = 1) -> BrainMask:
+def extract_brain(image: nib.Nifti1Image) -> BrainMask:
     """Find the brain in one image of a head, whatever its contrast, orientation or coverage.
 
     An atlas of the head is registered (affine, best of many starting poses, by mutual
@@ -83,16 +81,13 @@ def extract_brain(image: nib.Nifti1Image, *, threads: int = 1) -> BrainMask:
     where the image has it (`brain_rim`). A deformable registration in between pulled the rim into
     the gyri of real heads, and was left out. Independently, a surface is inflated inside
     the head (Smith, Hum Brain Mapp 17, 143, 2002) until it meets the dark rim of skull and fluid;
-    where the two disagree, that is said in the warnings. With one thread the result is
-    reproducible to the bit.
+    where the two disagree, that is said in the warnings. The result is reproducible to the
+    bit where ITK has one thread.
 
     Parameters
     ----------
     image : Nifti1Image
         Three-dimensional, in any unit and orientation. Values that are not finite count as 0.
-    threads : int
-        For the registration (ITK reads this once in a process: the first caller's number counts)
-        and for the classifier that moves the rim.
 
     Raises
     ------
@@ -110,7 +105,8 @@ def extract_brain(image: nib.Nifti1Image, *, threads: int = 1) -> BrainMask:
         nib.Nifti1Image(np.nan_to_num(data, nan=0, posinf=0, neginf=0), image.affine)
     )
     ready = stripped_mask(head)
-    with reproducible(threads):
+    # More threads would add in another order each time.
+    with threadpool_limits(1):
         mask, agreement = (
             (ready, np.nan) if ready is not None else find_brain(head, stored_atlas())
         )
@@ -124,25 +120,9 @@ def extract_brain(image: nib.Nifti1Image, *, threads: int = 1) -> BrainMask:
     )
 
 
-@contextmanager
-def reproducible(threads: int) -> Iterator[None]:
-    """Fix ANTs' seed, which `ants.registration(random_seed=...)` does not, and the threads."""
-    wanted = {'ANTS_RANDOM_SEED': '1', 'ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS': str(threads)}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        with threadpool_limits(threads):
-            yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
-
-
 def find_brain(head: nib.Nifti1Image, atlas: 'Atlas') -> tuple[np.ndarray, float]:
     """Mask on the grid of `head` (RAS+), and its Dice coefficient with the inflated surface."""
-    work = _without_neck(shrink(head, WORK_MM))
+    work = _without_neck(isotropic(head, WORK_MM))
     matrix = align(work, atlas)
     mask = refined(head, atlas, matrix)
     rough = _moved_brain(atlas, matrix, work)
@@ -152,7 +132,7 @@ def find_brain(head: nib.Nifti1Image, atlas: 'Atlas') -> tuple[np.ndarray, float
 
 def refined(head: nib.Nifti1Image, atlas: 'Atlas', matrix: np.ndarray) -> np.ndarray:
     """The rim moved from where the atlas has it to where the image has it, on the image's grid."""
-    fine = shrink(head, FINE_MM)
+    fine = isotropic(head, FINE_MM)
     data = np.asarray(fine.dataobj)
     data = np.clip(data, *np.percentile(data, [0.1, 99.8]))
     expected = _moved_brain(atlas, matrix, fine) > 0.5
@@ -208,7 +188,7 @@ def stored_atlas() -> Atlas:
     )
 
 
-def shrink(img: nib.Nifti1Image, edge_mm: float) -> nib.Nifti1Image:
+def isotropic(img: nib.Nifti1Image, edge_mm: float) -> nib.Nifti1Image:
     """Resample to isotropic voxels along the image's own axes, smoothed against aliasing."""
     edges = voxel_sizes(img.affine)
     sigma = np.sqrt(np.maximum(edge_mm**2 - edges**2, 0)) / 2.355 / edges
@@ -244,10 +224,11 @@ def align(work: nib.Nifti1Image, atlas: Atlas) -> np.ndarray:
     head = _foreground(np.asarray(work.dataobj))
     similarity = _Similarity(work, atlas.head)
     poses = sorted(_poses(work, head, atlas.centre), key=similarity, reverse=True)
-    starts = _distinct(poses, similarity.points, STARTS)
-    sized = [_optimised(work, atlas, start, 'Similarity') for start in starts]
+    starts = distinct_poses(poses, similarity.points, STARTS, APART_MM)
+    settings = {'factors': (3, 2), 'iterations': (100, 60)}
+    sized = [optimise(work, atlas.head, s, kind='Similarity', **settings) for s in starts]
     best = max(sized, key=similarity)
-    return max(best, _optimised(work, atlas, best, 'Affine'), key=similarity)
+    return max(best, optimise(work, atlas.head, best, kind='Affine', **settings), key=similarity)
 
 
 def _poses(work, head, atlas_centre) -> Iterator[np.ndarray]:
@@ -286,43 +267,11 @@ class _Similarity:
         return float(shared - STRETCH_COST * (stretch**2).sum())
 
 
-def _distinct(poses: list[np.ndarray], points: np.ndarray, most: int) -> list[np.ndarray]:
-    """The first few poses that put the head more than 15 mm from one taken before."""
-    taken: list[np.ndarray] = []
-    for pose in poses:
-        moved = apply_affine(pose, points)
-        if all(np.linalg.norm(moved - apply_affine(p, points), axis=1).mean() > 15 for p in taken):
-            taken.append(pose)
-        if len(taken) == most:
-            break
-    return taken
-
-
 def _moved_brain(atlas: Atlas, matrix: np.ndarray, grid: nib.Nifti1Image) -> np.ndarray:
     """The atlas' brain probability on a grid whose world `matrix` takes to the atlas' world."""
     to_atlas = np.linalg.inv(atlas.brain.affine) @ matrix @ grid.affine
     brain = np.asarray(atlas.brain.dataobj)
     return ndimage.affine_transform(brain, to_atlas, output_shape=grid.shape, order=1)
-
-
-def _optimised(work: nib.Nifti1Image, atlas: Atlas, start: np.ndarray, kind: str) -> np.ndarray:
-    """Refine a start by Mattes' mutual information; `kind` is ANTs' name of the transform."""
-    initial = matrix_to_ants(start)
-    result = ants.registration(
-        to_ants(work),
-        to_ants(atlas.head),
-        type_of_transform=kind,
-        initial_transform=initial,
-        aff_metric='mattes',
-        aff_iterations=(100, 60),
-        aff_shrink_factors=(3, 2),
-        aff_smoothing_sigmas=(1, 0.5),
-        aff_random_sampling_rate=0.5,
-    )
-    matrix = matrix_from_ants(result['fwdtransforms'][0])
-    for name in {initial, *result['fwdtransforms'], *result['invtransforms']}:
-        Path(name).unlink(missing_ok=True)
-    return matrix
 
 
 def _only_near(work: nib.Nifti1Image, rough: np.ndarray) -> np.ndarray:
@@ -362,12 +311,12 @@ def stripped_mask(head: nib.Nifti1Image) -> np.ndarray | None:
     around = np.median(np.concatenate([data[end].ravel() for end in _FACES]))
     measured = np.abs(data - around)
     present = measured > 1e-3 * np.percentile(measured, 99)
-    small = shrink(nib.Nifti1Image(present.astype(np.float32), head.affine), FINE_MM)
+    small = isotropic(nib.Nifti1Image(present.astype(np.float32), head.affine), FINE_MM)
     whole = _solid(np.asarray(small.dataobj) > 0.5)
     litres = whole.sum() * FINE_MM**3 / 1e6
     if present.mean() > 0.7 or not SMALLEST_STRIPPED_LITRES < litres < LARGEST_STRIPPED_LITRES:
         return None
-    values = np.asarray(shrink(nib.Nifti1Image(measured, head.affine), FINE_MM).dataobj)
+    values = np.asarray(isotropic(nib.Nifti1Image(measured, head.affine), FINE_MM).dataobj)
     if _darkest_layer(values, whole) < LEAST_UNDER_SURFACE:
         return None
     return ndimage.binary_fill_holes(_largest(present))

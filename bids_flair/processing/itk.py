@@ -12,6 +12,7 @@ from pathlib import Path
 import ants
 import nibabel as nib
 import numpy as np
+from ants.config import set_ants_deterministic
 from nitransforms.linear import Affine
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -45,6 +46,58 @@ def shrink(img: nib.Nifti1Image, edge_mm: float) -> nib.Nifti1Image:
     sigmas = np.sqrt(np.maximum(target**2 - edges**2, 0)) / 2.355
     smooth = ants.smooth_image(image, tuple(sigmas), sigma_in_physical_coordinates=True)
     return from_ants(ants.resample_image(smooth, tuple(target), use_voxels=False, interp_type=0))
+
+
+def optimise(
+    fixed: nib.Nifti1Image,
+    moving: nib.Nifti1Image,
+    start: np.ndarray,
+    *,
+    kind: str,
+    factors: tuple[int, ...],
+    iterations: tuple[int, ...],
+    mask: nib.Nifti1Image | None = None,
+    seed: int = 1,
+) -> np.ndarray:
+    """Improve a transform by Mattes' mutual information.
+
+    Parameters
+    ----------
+    start : ndarray, shape (4, 4)
+        Fixed world to moving world (RAS+, mm).
+    kind : str
+        ANTs' name of the transform: 'Rigid', 'Similarity' or 'Affine'.
+    factors, iterations : tuple of int
+        Per level, coarse to fine: how many voxels become one, and the most iterations.
+    mask : Nifti1Image, optional
+        On the grid of `fixed`: where the images are compared.
+
+    Returns
+    -------
+    ndarray, shape (4, 4)
+        The same for the same seed, as long as ITK has one thread.
+    """
+    initial = matrix_to_ants(start)
+    # `ants.registration(random_seed=...)` is ignored; this is the way to the seed that does not
+    # also forbid every transform whose name lacks "Repro".
+    set_ants_deterministic(on=False, seed_value=seed)
+    result = ants.registration(
+        to_ants(fixed),
+        to_ants(moving),
+        type_of_transform=kind,
+        initial_transform=initial,
+        mask=None if mask is None else to_ants(mask),
+        mask_all_stages=True,
+        aff_metric='mattes',
+        aff_iterations=iterations,
+        aff_shrink_factors=factors,
+        aff_smoothing_sigmas=tuple(factor / 2 for factor in factors),
+        aff_random_sampling_rate=0.5,
+    )
+    matrix = matrix_from_ants(result['fwdtransforms'][0])
+    for name in {initial, *result['fwdtransforms'], *result['invtransforms']}:
+        Path(name).unlink(missing_ok=True)
+    return matrix
 
 
 def matrix_from_ants(transform_file: str) -> np.ndarray:

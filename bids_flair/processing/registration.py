@@ -1,21 +1,18 @@
 """Rigid registration of two contrasts of one head, with a verdict that can be acted on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
-from pathlib import Path
 
-import ants
 import nibabel as nib
 import numpy as np
-from ants.config import set_ants_deterministic
 from nibabel.affines import apply_affine, from_matvec
 from scipy.ndimage import center_of_mass, map_coordinates
 from scipy.spatial.transform import Rotation
 from skimage.filters import threshold_otsu
 from skimage.metrics import normalized_mutual_information
 
-from bids_flair.processing.itk import matrix_from_ants, matrix_to_ants, shrink, to_ants
+from bids_flair.processing.itk import optimise, shrink
 from bids_flair.processing.resampling import resample_labels
 
 # Of the points between start and end, this share must carry signal in the moving image.
@@ -26,7 +23,7 @@ SMALLEST_PEAK = 1.3
 SEARCH_MM, FINE_MM = 4.0, 2.0
 SEARCH_POINTS, JUDGE_POINTS = 6_000, 60_000
 SEARCH_DEGREES = (-16.0, 0.0, 16.0)
-STARTS = 3
+STARTS, APART_MM = 3, 10.0
 BINS = 48
 
 
@@ -94,13 +91,13 @@ def register_rigid(
     coarse = tuple(shrink(img, SEARCH_MM) for img in (fixed, moving))
     search = _Similarity(*coarse, _thin(points, SEARCH_POINTS))
     poses = sorted(_poses(points.mean(0), _centre_of_mass(moving)), key=search, reverse=True)
-    starts = [np.eye(4), *_distinct(poses, search.points, STARTS)]
-    optimise = _Optimiser(*coarse, mask, seed)
-    ends = sorted((optimise(start, (2, 1), (60, 60)) for start in starts), key=search)
-    refine = _Optimiser(shrink(fixed, FINE_MM), shrink(moving, FINE_MM), mask, seed)
-    matrix = refine(ends[-1], (2, 1), (40, 40))
+    starts = [np.eye(4), *distinct_poses(poses, search.points, STARTS, APART_MM)]
+    ends = [_rigid(*coarse, mask, start, (2, 1), (60, 60), seed) for start in starts]
+    best = max(ends, key=search)
+    fine = tuple(shrink(img, FINE_MM) for img in (fixed, moving))
+    matrix = _rigid(*fine, mask, best, (2, 1), (40, 40), seed)
     similarity = _Similarity(fixed, moving, _thin(points, JUDGE_POINTS))
-    matrix = max((matrix, ends[-1], np.eye(4)), key=similarity)
+    matrix = max((matrix, best, np.eye(4)), key=similarity)
     return _judge(similarity, matrix)
 
 
@@ -109,7 +106,20 @@ def follow_rigid(
 ) -> np.ndarray:
     """Rigid matrix between two volumes of one series, known to lie close to each other."""
     images = (shrink(img, FINE_MM) for img in (fixed, moving))
-    return _Optimiser(*images, mask, seed)(np.eye(4), (4, 2), (40, 30))
+    return _rigid(*images, mask, np.eye(4), (4, 2), (40, 30), seed)
+
+
+def distinct_poses(
+    poses: Iterable[np.ndarray], points: np.ndarray, most: int, apart_mm: float
+) -> list[np.ndarray]:
+    """The first few poses that move the points by more than `apart_mm` from one taken before."""
+    taken: list[np.ndarray] = []
+    for pose in poses:
+        if all(mean_distance(pose, other, points) > apart_mm for other in taken):
+            taken.append(pose)
+        if len(taken) == most:
+            break
+    return taken
 
 
 def mean_distance(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> float:
@@ -118,35 +128,12 @@ def mean_distance(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> 
     return float(np.linalg.norm(apart, axis=1).mean())
 
 
-class _Optimiser:
-    """ANTs' rigid registration; resolutions are multiples of the images' own voxels."""
-
-    def __init__(self, fixed, moving, mask, seed: int):
-        self.fixed, self.moving, self.seed = to_ants(fixed), to_ants(moving), seed
-        grid = (fixed.shape, fixed.affine)
-        self.mask = to_ants(resample_labels(mask, grid))
-
-    def __call__(self, start: np.ndarray, factors, iterations) -> np.ndarray:
-        initial = matrix_to_ants(start)
-        # The only way to the seed that does not also forbid every non-"Repro" transform.
-        set_ants_deterministic(on=False, seed_value=self.seed)
-        result = ants.registration(
-            self.fixed,
-            self.moving,
-            type_of_transform='Rigid',
-            initial_transform=initial,
-            mask=self.mask,
-            mask_all_stages=True,
-            aff_metric='mattes',
-            aff_iterations=iterations,
-            aff_shrink_factors=factors,
-            aff_smoothing_sigmas=tuple(factor / 2 for factor in factors),
-            aff_random_sampling_rate=0.5,
-        )
-        matrix = matrix_from_ants(result['fwdtransforms'][0])
-        for name in {initial, *result['fwdtransforms'], *result['invtransforms']}:
-            Path(name).unlink(missing_ok=True)
-        return matrix
+def _rigid(fixed, moving, mask, start, factors, iterations, seed: int) -> np.ndarray:
+    mask = resample_labels(mask, (fixed.shape, fixed.affine))
+    return optimise(
+        fixed, moving, start,
+        kind='Rigid', factors=factors, iterations=iterations, mask=mask, seed=seed,
+    )  # fmt: skip
 
 
 class _Similarity:
@@ -210,17 +197,6 @@ def _poses(fixed_centre: np.ndarray, moving_centre: np.ndarray) -> Iterator[np.n
             shift = _shift(base + np.array([0, 0, height]))
             for degrees in product(SEARCH_DEGREES, repeat=3):
                 yield shift @ _turn(np.array(degrees), fixed_centre)
-
-
-def _distinct(poses: list[np.ndarray], points: np.ndarray, most: int) -> list[np.ndarray]:
-    """The first few poses that are not within 10 mm of one taken before."""
-    taken: list[np.ndarray] = []
-    for pose in poses:
-        if all(mean_distance(pose, other, points) > 10 for other in taken):
-            taken.append(pose)
-        if len(taken) == most:
-            break
-    return taken
 
 
 def _shift(vector: np.ndarray) -> np.ndarray:

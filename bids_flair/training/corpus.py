@@ -14,6 +14,7 @@ from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.models.inference import Grid, check_grids
 from bids_flair.models.normalisation import (
     CONTRASTS,
+    LARGEST,
     LARGEST_WEIGHTED,
     coverage,
     normalise,
@@ -190,7 +191,7 @@ def _channels(
         if name in factors:
             presence[i] = coverage(images[name], frame)
             scaled = images[name][presence[i]] / factors[name]
-            top = {'MD': 4.0, 'FA': 1.0}.get(name, LARGEST_WEIGHTED)
+            top = LARGEST.get(name, LARGEST_WEIGHTED)
             values[i][presence[i]] = np.clip(scaled, 0, top)
     return values, presence
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bids_flair.models.inference import cut_cube
 from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.training.corpus import BORDER, LESION, ORDINARY, Person
 
@@ -95,15 +96,7 @@ def _draw_centre(rng: np.random.Generator, person: Person, sampling: Sampling) -
 
 
 def _cut(volume: np.ndarray, corner: np.ndarray, size: int, fill: int = 0) -> Tensor:
-    """A cube from the last three axes; ``fill`` beyond the volume."""
-    out = np.full((*volume.shape[:-3], size, size, size), fill, volume.dtype)
-    source, target = [...], [...]
-    for begin, n in zip(corner, volume.shape[-3:], strict=True):
-        first, last = max(begin, 0), max(min(begin + size, n), 0)
-        source.append(slice(first, last))
-        target.append(slice(first - begin, max(last - begin, 0)))
-    out[tuple(target)] = volume[tuple(source)]
-    return torch.from_numpy(out)
+    return torch.from_numpy(cut_cube(volume, corner, size, fill))
 
 
 def augment(rng: np.random.Generator, values: Tensor, presence: Tensor) -> Tensor:

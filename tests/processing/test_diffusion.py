@@ -7,7 +7,8 @@ from nibabel.affines import from_matvec
 from scipy.spatial.transform import Rotation
 
 from bids_flair.errors import BidsFlairError, ExitCode
-from bids_flair.processing.diffusion import fit_maps, load_series, read_gradients
+from bids_flair.processing.diffusion import fit_maps, load_series
+from bids_flair.processing.gradients import read_gradients
 
 SHAPE = (12, 13, 14)
 AFFINES = {

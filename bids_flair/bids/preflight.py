@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bids_flair.bids.collect import SessionInputs
 from bids_flair.errors import BidsFlairError, ExitCode
-from bids_flair.processing.diffusion import read_gradients
+from bids_flair.processing.gradients import read_gradients
 from bids_flair.processing.images import load_checked, load_volume
 
 
