@@ -175,6 +175,8 @@ ANAT, DWI = 'sub-01/anat/sub-01', 'sub-01/dwi/sub-01'
 NAMES = [
     ('synthetic_flair', {'space': 'T1w'}, f'{ANAT}_space-T1w_desc-synth_FLAIR.nii.gz'),
     ('synthetic_flair', {'space': 'dwi'}, f'{ANAT}_space-dwi_desc-synth_FLAIR.nii.gz'),
+    ('synthetic_flair_low', {'space': 'T1w'}, f'{ANAT}_space-T1w_desc-synthlow_FLAIR.nii.gz'),
+    ('synthetic_flair_high', {'space': 'T1w'}, f'{ANAT}_space-T1w_desc-synthhigh_FLAIR.nii.gz'),
     ('synthetic_flair_std', {'space': 'T1w'}, f'{ANAT}_space-T1w_desc-synthstd_FLAIR.nii.gz'),
     ('synthetic_mask', {'space': 'T1w'}, f'{ANAT}_space-T1w_desc-synth_mask.nii.gz'),
     ('preproc_t1w', {}, f'{ANAT}_desc-preproc_T1w.nii.gz'),

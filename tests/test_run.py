@@ -17,6 +17,8 @@ from bids_flair.settings import Settings
 PREFIX = 'sub-01_space-T1w_'
 EXPECTED = {
     f'anat/{PREFIX}desc-synth_FLAIR.nii.gz',
+    f'anat/{PREFIX}desc-synthlow_FLAIR.nii.gz',
+    f'anat/{PREFIX}desc-synthhigh_FLAIR.nii.gz',
     f'anat/{PREFIX}desc-synthstd_FLAIR.nii.gz',
     f'anat/{PREFIX}desc-synth_mask.nii.gz',
     'anat/sub-01_desc-preproc_T1w.nii.gz',

@@ -35,6 +35,8 @@ class _SynthesizeFlairInputSpec(BaseInterfaceInputSpec):
 
 class _SynthesizeFlairOutputSpec(TraitedSpec):
     flair = File(exists=True, desc='synthetic FLAIR, in units of its white matter')
+    low = File(exists=True, desc='lower limit of its 90 % interval')
+    high = File(exists=True, desc='upper limit of its 90 % interval')
     std = File(exists=True, desc='its standard deviation')
     mask = File(exists=True, desc='where it was synthesised')
     report = traits.Dict(desc='inputs, model, device, factors, warnings')
@@ -56,9 +58,9 @@ class SynthesizeFlair(SimpleInterface):
         device = str(pick_device(self.inputs.device))
         mask = nib.load(self.inputs.mask)
         made = synthesis_of(images, mask, self.inputs.model, device)
-        for name, img in (('flair', made.flair), ('std', made.std)):
+        for name in ('flair', 'low', 'high', 'std'):
             self._results[name] = output_file(runtime, name)
-            img.to_filename(self._results[name])
+            getattr(made, name).to_filename(self._results[name])
         self._results['mask'] = output_file(runtime, 'mask')
         # The model is unsure everywhere it was asked; the FLAIR itself may be 0 in fluid.
         inside = (np.asarray(made.std.dataobj) > 0).astype(np.uint8)
@@ -68,6 +70,7 @@ class SynthesizeFlair(SimpleInterface):
             'SynthesisModel': {
                 key: made.card[key] for key in ('name', 'version', 'sha256') if key in made.card
             },
+            'OutOfDistributionScore': round(made.unfamiliarity, 2),
             'IntensityFactors': {name: float(value) for name, value in made.factors.items()},
             'Device': device,
             'Warnings': list(made.warnings),

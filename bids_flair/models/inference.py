@@ -19,13 +19,15 @@ from scipy.ndimage import (
 )
 
 from bids_flair.models.files import Model, load_model
-from bids_flair.models.network import PatchRegressor
+from bids_flair.models.network import STYLE_QUANTILES, PatchRegressor
 from bids_flair.models.normalisation import CONTRASTS, Normalised, normalise
 
 LOGGER = logging.getLogger(__name__)
 TILE = 64
 SAME_GRID_MM = 1e-3
 VOXEL_TOLERANCE = 0.05
+# Width of a normal distribution's 90 % interval in standard deviations.
+INTERVAL_SDS = 2 * 1.645
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,14 @@ class Synthesis:
     ----------
     flair : Nifti1Image
         float32, on the inputs' grid, 0 outside the mask; white matter is 1.
+    low, high : Nifti1Image
+        Limits of the 90 % interval, in the same units.
     std : Nifti1Image
-        Standard deviation that the model expects of its error, in the same units.
+        The interval's width as that of a normal distribution, in standard deviations.
     factors : dict
         Per contrast, what its values were divided by.
+    unfamiliarity : float
+        How far the inputs are from those of the training; above 1, nothing like them was seen.
     warnings : tuple of str
         What a person should look at.
     card : dict
@@ -47,8 +53,11 @@ class Synthesis:
     """
 
     flair: nib.Nifti1Image
+    low: nib.Nifti1Image
+    high: nib.Nifti1Image
     std: nib.Nifti1Image
     factors: dict[str, float]
+    unfamiliarity: float
     warnings: tuple[str, ...]
     card: dict[str, Any]
 
@@ -104,14 +113,29 @@ def synthesis_of(
     inputs = {name: grid.inputs_1mm(image) for name, image in images.items()}
     brain = grid.brain_1mm()
     normalised = normalise(inputs, brain)
-    mean, std = predict(loaded.network, normalised, brain, torch_device)
-    std *= loaded.card.get('calibration', {}).get('std_factor', 1.0)
+    mean, below, above = predict(loaded.network, normalised, brain, torch_device)
+    unfamiliarity = loaded.network.familiarity().score(style(normalised, brain))
+    stretch = loaded.card.get('calibration', {}).get('stretch', 1.0)
+    below, above = stretch * below, stretch * above
     return Synthesis(
         flair=grid.output(mean, brain),
-        std=grid.output(std, brain),
+        low=grid.output(np.maximum(mean - below, 0), brain),
+        high=grid.output(mean + above, brain),
+        std=grid.output((below + above) / INTERVAL_SDS, brain),
         factors=normalised.factors,
-        warnings=normalised.warnings,
+        unfamiliarity=unfamiliarity,
+        warnings=normalised.warnings + _unfamiliar(unfamiliarity),
         card=loaded.card,
+    )
+
+
+def _unfamiliar(score: float) -> tuple[str, ...]:
+    if score <= 1:
+        return ()
+    return (
+        f'the inputs look unlike anything that the model was trained on (score {score:.1f}, at '
+        'most 1 is familiar): are contrasts mixed up, cut off, or of another kind? Look at the '
+        'synthetic image before it is used.',
     )
 
 
@@ -122,28 +146,38 @@ def predict(
 
     Returns
     -------
-    mean, std : ndarray of float32, shape of the mask
-        FLAIR in units of its white matter and its expected error; 0 outside the mask.
+    mean, below, above : ndarray of float32, shape of the mask
+        FLAIR in units of its white matter, and how far its 90 % interval reaches to either side
+        before calibration; 0 outside the mask.
     """
     network = network.to(device)
     halo, stride = network.architecture.halo, network.architecture.stride
     length = stride * math.ceil(TILE / stride)
-    mean, std = np.zeros(mask.shape, np.float32), np.zeros(mask.shape, np.float32)
+    out = np.zeros((3, *mask.shape), np.float32)
+    seen = torch.from_numpy(style(inputs, mask)[None]).to(device)
     with torch.inference_mode():
         for corner in _tiles(mask, length):
             block = tuple(slice(c, c + length) for c in corner)
             begin = [c - halo for c in corner]
             values, presence = (
-                cut_cube(a, begin, length + 2 * halo) for a in (inputs.values, inputs.presence)
+                cut_box(a, begin, (length + 2 * halo,) * 3)
+                for a in (inputs.values, inputs.presence)
             )
             x = torch.from_numpy(np.concatenate([values, presence])[None])
-            keep = torch.from_numpy(cut_cube(mask, corner, length)[None])
-            value, log_scale = network(x.to(device), keep.to(device))
-            inside = mask[block]
-            mean[block][inside] = value.cpu().numpy()
-            # The standard deviation of a Laplace distribution is sqrt(2) times its scale.
-            std[block][inside] = math.sqrt(2) * np.exp(log_scale.cpu().numpy())
-    return np.maximum(mean, 0), std
+            keep = torch.from_numpy(cut_box(mask, corner, (length,) * 3)[None])
+            mean, reach = network(x.to(device), seen, keep.to(device))
+            out[:, *block][:, mask[block]] = torch.cat([mean[:, None], reach], 1).T.cpu().numpy()
+    mean, below, above = out
+    return np.maximum(mean, 0), below, above
+
+
+def style(inputs: Normalised, mask: np.ndarray) -> np.ndarray:
+    """Quantiles of each contrast over the brain, float32 (contrasts, quantiles); NaN if absent."""
+    found = np.full((len(inputs.values), len(STYLE_QUANTILES)), np.nan, np.float32)
+    for i, (values, presence) in enumerate(zip(inputs.values, inputs.presence, strict=True)):
+        if (presence & mask).any():
+            found[i] = np.quantile(values[presence & mask], STYLE_QUANTILES)
+    return found
 
 
 def pick_device(name: str) -> torch.device:
@@ -306,11 +340,13 @@ def _tiles(mask: np.ndarray, length: int) -> Iterator[tuple[int, int, int]]:
             yield corner
 
 
-def cut_cube(volume: np.ndarray, corner: Sequence[int], size: int, fill: float = 0) -> np.ndarray:
-    """A cube from the last three axes, `fill` where it reaches beyond the volume."""
-    out = np.full((*volume.shape[:-3], size, size, size), fill, volume.dtype)
+def cut_box(
+    volume: np.ndarray, corner: Sequence[int], shape: Sequence[int], fill: float = 0
+) -> np.ndarray:
+    """A box from the last three axes, `fill` where it reaches beyond the volume."""
+    out = np.full((*volume.shape[:-3], *shape), fill, volume.dtype)
     source, target = [...], [...]
-    for begin, n in zip(corner, volume.shape[-3:], strict=True):
+    for begin, size, n in zip(corner, shape, volume.shape[-3:], strict=True):
         first, last = max(begin, 0), max(min(begin + size, n), 0)
         source.append(slice(first, last))
         target.append(slice(first - begin, max(last - begin, 0)))

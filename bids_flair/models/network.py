@@ -11,10 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bids_flair.models.familiarity import Familiarity
+
 PATCH = 5
 # What a value is centred on and divided by: T1w, T2w, MD, FA, S0.
 CENTRES = (0.8, 1.5, 1.1, 0.25, 1.4)
 SPREADS = (0.25, 0.8, 0.6, 0.2, 0.6)
+# Of every contrast's values over the brain: what tells one protocol from another.
+STYLE_QUANTILES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
+# The interval that is predicted around the mean.
+LOW, HIGH = 0.05, 0.95
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,8 @@ class Architecture:
     """Shape of a :class:`PatchRegressor`.
 
     ``contrasts`` inputs give two channels each; ``levels`` patches are seen at 1, 2, 4, ... mm;
-    ``stem`` filters per patch, ``width`` features and ``blocks`` residual blocks per level.
+    ``stem`` filters per patch, ``width`` features and ``blocks`` residual blocks per level;
+    ``style`` features of the whole image's values say how its protocol shows tissue.
     """
 
     contrasts: int = 5
@@ -30,6 +37,7 @@ class Architecture:
     stem: int = 32
     width: int = 64
     blocks: int = 2
+    style: int = 48
 
     @property
     def stride(self) -> int:
@@ -52,16 +60,42 @@ class PatchRegressor(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.levels = nn.ModuleList(_Level(architecture) for _ in range(architecture.levels))
+        self.style = nn.Sequential(
+            nn.Linear(architecture.contrasts * (len(STYLE_QUANTILES) + 1), architecture.style),
+            nn.ReLU(),
+            nn.Linear(architecture.style, 2 * architecture.levels * architecture.width),
+        )
         self.mean = nn.Linear(architecture.width, 1)
-        self.log_scale = nn.Sequential(
-            nn.Linear(architecture.width, 32), nn.ReLU(), nn.Linear(32, 1)
+        self.reach = nn.Sequential(
+            nn.Linear(architecture.width, 32), nn.ReLU(), nn.Linear(32, 2), nn.Softplus()
         )
         columns = (slice(architecture.contrasts), None, None, None)
         self.register_buffer('centres', torch.tensor(CENTRES)[columns])
         self.register_buffer('spreads', torch.tensor(SPREADS)[columns])
+        values = architecture.contrasts * len(STYLE_QUANTILES)
+        self.register_buffer('style_mean', torch.zeros(values))
+        self.register_buffer('style_covariance', torch.eye(values))
+        self.register_buffer('style_limits', torch.full((architecture.contrasts,), torch.inf))
         _initialise(self)
 
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def familiarity(self) -> Familiarity:
+        """What the styles of the training images were like."""
+        shape = (self.architecture.contrasts, len(STYLE_QUANTILES))
+        mean, covariance, limits = (
+            buffer.double().cpu().numpy()
+            for buffer in (self.style_mean, self.style_covariance, self.style_limits)
+        )
+        return Familiarity(mean.reshape(shape), covariance, limits)
+
+    def remember(self, familiarity: Familiarity) -> None:
+        """Keep with the weights what the styles of the training images were like."""
+        self.style_mean.copy_(torch.from_numpy(familiarity.mean.ravel()))
+        self.style_covariance.copy_(torch.from_numpy(familiarity.covariance))
+        self.style_limits.copy_(torch.from_numpy(familiarity.limits))
+
+    def forward(
+        self, x: Tensor, style: Tensor, keep: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Predict a block of voxels.
 
         Parameters
@@ -69,22 +103,37 @@ class PatchRegressor(nn.Module):
         x : Tensor, shape (N, 2 C, X + 2 halo, Y + 2 halo, Z + 2 halo)
             Values of the C contrasts (0 where absent), then their presence (0 or 1). X, Y and Z
             are multiples of ``architecture.stride``.
+        style : Tensor, shape (N, C, quantiles)
+            `STYLE_QUANTILES` of each contrast over the brain; NaN where absent.
         keep : Tensor of bool, shape (N, X, Y, Z), optional
             Voxels to predict; default all.
 
         Returns
         -------
-        mean, log_scale : Tensor, shape (number of voxels kept,)
-            FLAIR in units of its white matter, and the logarithm of the scale of a Laplace
-            distribution around it. No gradient flows from the scale into the shared layers.
+        mean : Tensor, shape (number of voxels kept,)
+            FLAIR in units of its white matter.
+        reach : Tensor, shape (number of voxels kept, 2)
+            How far below and above the mean the 90 % interval reaches, before calibration. No
+            gradient flows from it into the shared layers.
         """
         pyramid = self._pyramid(x)
+        adapt = self._adapt(style)
         coarse = None
         for i in reversed(range(1, len(pyramid))):
-            coarse = self.levels[i](_trim(pyramid[i], self._excess(i, margin=1)), coarse)
-        features = self.levels[0](_trim(pyramid[0], self._excess(0, margin=0)), coarse, keep)
+            seen = _trim(pyramid[i], self._excess(i, margin=1))
+            coarse = self.levels[i](seen, coarse, adapt[:, i])
+        seen = _trim(pyramid[0], self._excess(0, margin=0))
+        features = self.levels[0](seen, coarse, adapt[:, 0], keep)
         features = F.relu(features.flatten(0, -2))
-        return self.mean(features)[:, 0], self.log_scale(features.detach())[:, 0]
+        return self.mean(features)[:, 0], self.reach(features.detach())
+
+    def _adapt(self, style: Tensor) -> Tensor:
+        """A gain and an offset per feature and level: (N, levels, 2, width)."""
+        present = torch.isfinite(style)
+        centred = (style - self.centres[:, 0, 0]) / self.spreads[:, 0, 0]
+        seen = torch.cat([torch.where(present, centred, 0), present[..., :1].float()], -1)
+        shape = (len(style), self.architecture.levels, 2, self.architecture.width)
+        return self.style(seen.flatten(1)).view(shape)
 
     def _pyramid(self, x: Tensor) -> list[Tensor]:
         """Mean value over the voxels present, and the fraction present, at 1, 2, 4, ... mm."""
@@ -112,15 +161,21 @@ class _Level(nn.Module):
         self.widen = nn.Linear(architecture.stem, width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(architecture.blocks))
 
-    def forward(self, x: Tensor, coarse: Tensor | None, keep: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, coarse: Tensor | None, adapt: Tensor, keep: Tensor | None = None
+    ) -> Tensor:
         """Features, channels last: (N, X, Y, Z, width), or (kept, width)."""
         x = x.contiguous(memory_format=torch.channels_last_3d)
         patch = F.relu(self.patch(x)).movedim(1, -1)
         wide = None if coarse is None else _upsample(coarse, patch.shape[1])
+        adapt = adapt[:, :, None, None, None]
         if keep is not None:
             patch = patch[keep]
             wide = None if wide is None else wide[keep]
-        features = self.widen(patch)
+            adapt = adapt[:, :, 0, 0, 0].repeat_interleave(keep.flatten(1).sum(1), 0).unbind(1)
+        else:
+            adapt = adapt.unbind(1)
+        features = self.widen(patch) * (1 + adapt[0]) + adapt[1]
         if wide is not None:
             features = features + wide
         for block in self.blocks:
@@ -161,7 +216,8 @@ def _initialise(network: PatchRegressor) -> None:
     for block in network.modules():
         if isinstance(block, _Block):
             nn.init.zeros_(block.second.weight)
+    nn.init.zeros_(network.style[-1].weight)
     nn.init.normal_(network.mean.weight, std=1e-2)
     nn.init.ones_(network.mean.bias)
-    nn.init.normal_(network.log_scale[-1].weight, std=1e-2)
-    nn.init.constant_(network.log_scale[-1].bias, -2.0)
+    nn.init.normal_(network.reach[-2].weight, std=1e-2)
+    nn.init.constant_(network.reach[-2].bias, -1.5)

@@ -75,6 +75,7 @@ def _details(sidecar: dict[str, Any]) -> dict[str, str]:
         'Synthesised from': ', '.join(sidecar['SynthesisInputs']),
         'Model': f'{model.get("name", "")} {model.get("version", "")}',
         'SHA-256 of the weights': model.get('sha256', ''),
+        'Unlike the training': f'{sidecar["OutOfDistributionScore"]:.2f} (up to 1 is familiar)',
         'Device': sidecar['Device'],
         'Backend': sidecar['Backend'],
         'Software': ', '.join(f'{name} {version}' for name, version in versions.items()),

@@ -34,8 +34,10 @@ def _spline_basis(length: int, spacing: float) -> np.ndarray:
 
 
 def apply_along(matrix: np.ndarray, volume: np.ndarray, axis: int) -> np.ndarray:
-    """Multiply every line of `volume` along `axis` by `matrix`."""
-    return np.moveaxis(np.tensordot(matrix, volume, (1, axis)), 0, axis)
+    """Multiply every line of a three-dimensional `volume` along `axis` by `matrix`."""
+    if axis == 0:
+        return (matrix @ volume.reshape(len(volume), -1)).reshape(-1, *volume.shape[1:])
+    return matrix @ volume if axis == 1 else volume @ matrix.T
 
 
 def sampling(length: int, voxel_mm: float, spacing_mm: float, phase: float = 0.0) -> np.ndarray:

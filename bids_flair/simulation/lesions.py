@@ -115,11 +115,14 @@ def add_focal_lesions(rng: np.random.Generator, head: Head, place: Place, count:
         centre = choose_centre(rng, place, regions[kind])
         if centre is None:
             continue
-        radius = np.clip(rng.lognormal(np.log(2.6), 0.5), 1.5, 9)
+        radius = np.clip(rng.lognormal(np.log(2.4), 0.5), 1.3, 9)
         rows, inside = blob(rng, place, centre, radius, rng.uniform(0.6, 1.5))
         amount = inside * rng.uniform(0.7, 1.0)
         move(head, rows, amount, 'lesion', ('white', 'deep', 'pallidum'))
         move(head, rows, amount * rng.uniform(0.1, 0.7), 'lesion', ('cortex',))
+        # Tissue loss grows towards the middle: from nothing to a black hole in T1w.
+        severity = rng.uniform(0, 1) ** 1.5
+        move(head, rows, severity * inside**2, 'oedema', ('lesion',))
 
 
 def add_confluent_lesions(
@@ -136,6 +139,8 @@ def add_confluent_lesions(
     amount *= np.clip((place.from_cortex - 1.5) / 2, 0, 1) * rng.uniform(0.7, 1.0)
     rows = np.flatnonzero(amount > 0.02)
     move(head, rows, amount[rows], 'lesion', ('white',))
+    severity = rng.uniform(0, 0.8) * np.clip(0.5 + 0.4 * texture[rows], 0, 1)
+    move(head, rows, severity * amount[rows] ** 2, 'oedema', ('lesion',))
 
 
 def add_halo(rng: np.random.Generator, head: Head, place: Place) -> None:
@@ -166,7 +171,7 @@ def add_perivascular_spaces(
     """Thin fluid-filled tubes in basal ganglia and the centrum semiovale."""
     deep = head.fractions[:, COLUMN['deep']] > 0.8
     semiovale = (head.fractions[:, COLUMN['white']] > 0.95) & (place.from_cortex > 5)
-    odds = deep * 4.0 + semiovale
+    odds = deep * 10.0 + semiovale
     for _ in range(count):
         centre = choose_centre(rng, place, odds)
         if centre is None:
@@ -177,7 +182,7 @@ def add_perivascular_spaces(
         offset = place.mm[rows] - centre
         across = np.linalg.norm(offset - np.outer(offset @ along, along), axis=1)
         size = max(head.voxel_mm, 1.0)
-        amount = rng.uniform(0.2, 0.6) * np.exp(-((across / size) ** 2))
+        amount = rng.uniform(0.1, 0.5) * np.exp(-((across / size) ** 2))
         amount *= np.abs(offset @ along) < rng.uniform(2, 6)
         move(head, rows, amount / size**2, 'sulcus', PARENCHYMA)
 
@@ -203,14 +208,14 @@ def add_pathology(rng: np.random.Generator, head: Head) -> None:
     """Draw what a person has and put it into the head; about a fifth have next to nothing."""
     place = survey(head)
     add_halo(rng, head, place)
-    add_perivascular_spaces(rng, head, place, int(rng.integers(0, 25)))
-    if rng.random() < 0.5:
-        add_focal_lesions(rng, head, place, int(rng.geometric(0.06)))
+    add_perivascular_spaces(rng, head, place, int(rng.integers(0, 12)))
+    if rng.random() < 0.65:
+        add_focal_lesions(rng, head, place, int(rng.geometric(0.05)))
     if rng.random() < 0.35:
         add_confluent_lesions(rng, head, place, rng.beta(1.2, 2.5))
     if rng.random() < 0.15:
         add_lacunes(rng, head, place, int(rng.integers(1, 4)))
-    if rng.random() < 0.2:
+    if rng.random() < 0.25:
         add_mass(rng, head, place)
 
 

@@ -91,8 +91,8 @@ _RANGES = {
         'cortex': Range((960, 1240), (86, 102), (0.77, 0.85), (0.82, 1.05), (0.10, 0.18), 0.6),
         'deep': Range((820, 1020), (76, 90), (0.75, 0.82), (0.74, 0.88), (0.15, 0.28), 0.75),
         'pallidum': Range((720, 860), (55, 70), (0.70, 0.76), (0.76, 0.88), (0.2, 0.35), 0.9),
-        'lesion': Range((880, 1400), (92, 125), (0.74, 0.86), (0.95, 1.5), (0.15, 0.30), 0.35),
-        'oedema': Range((1100, 1700), (105, 160), (0.78, 0.9), (1.2, 1.8), (0.10, 0.25), 0.25),
+        'lesion': Range((880, 1500), (92, 125), (0.74, 0.86), (0.95, 1.5), (0.15, 0.30), 0.35),
+        'oedema': Range((1100, 1800), (105, 160), (0.78, 0.9), (1.2, 1.8), (0.10, 0.25), 0.25),
         'tumour': Range((1100, 1700), (92, 140), (0.78, 0.9), (1.0, 1.5), (0.08, 0.2), 0.4),
         'necrosis': Range((2000, 3600), (200, 700), (0.9, 1.0), (1.6, 2.5), (0.03, 0.1), 0.05),
     },
@@ -103,8 +103,8 @@ _RANGES = {
         'cortex': Range((1180, 1430), (74, 90), (0.77, 0.85), (0.82, 1.05), (0.10, 0.18), 0.6),
         'deep': Range((1020, 1220), (62, 76), (0.75, 0.82), (0.74, 0.88), (0.15, 0.28), 0.75),
         'pallidum': Range((900, 1080), (42, 56), (0.70, 0.76), (0.76, 0.88), (0.2, 0.35), 0.9),
-        'lesion': Range((1100, 1700), (78, 112), (0.74, 0.86), (0.95, 1.5), (0.15, 0.30), 0.35),
-        'oedema': Range((1300, 1900), (92, 140), (0.78, 0.9), (1.2, 1.8), (0.10, 0.25), 0.25),
+        'lesion': Range((1100, 1800), (78, 112), (0.74, 0.86), (0.95, 1.5), (0.15, 0.30), 0.35),
+        'oedema': Range((1300, 2000), (92, 140), (0.78, 0.9), (1.2, 1.8), (0.10, 0.25), 0.25),
         'tumour': Range((1300, 1900), (78, 122), (0.78, 0.9), (1.0, 1.5), (0.08, 0.2), 0.4),
         'necrosis': Range((2200, 3700), (180, 600), (0.9, 1.0), (1.6, 2.5), (0.03, 0.1), 0.05),
     },
@@ -328,16 +328,16 @@ def _implausible(sequence: Flair, tissues: Mapping[str, Tissue]) -> float:
     cortex, lesion, fluid = (
         sequence.signal(tissues[name]) / white for name in ('cortex', 'lesion', 'ventricle')
     )
-    short = (1.12 - cortex, cortex - 1.5, max(1.2, cortex + 0.08) - lesion, abs(fluid) - 0.3)
+    short = (1.12 - cortex, cortex - 1.45, max(1.3, cortex + 0.15) - lesion, abs(fluid) - 0.3)
     return sum(max(0.0, float(amount)) for amount in short)
 
 
 def _any_flair(rng: np.random.Generator, thick: bool) -> Flair:
     if thick:
-        tr, train, te = rng.uniform(8000, 11000), rng.uniform(150, 300), rng.uniform(95, 140)
+        tr, train, te = rng.uniform(8000, 11000), rng.uniform(150, 300), rng.uniform(90, 140)
         mt = rng.uniform(0.1, 0.35)
     else:
-        tr, train, te = rng.uniform(4800, 8000), rng.uniform(400, 700), rng.uniform(120, 180)
+        tr, train, te = rng.uniform(4800, 8000), rng.uniform(400, 700), rng.uniform(110, 170)
         mt = rng.uniform(0.1, 0.35)
     ti = null_inversion_time(4265.0, tr, train) * rng.uniform(0.97, 1.02)
     return Flair(tr, te, ti, train, mt)

@@ -1,9 +1,11 @@
 """Train a model: ``python -m bids_flair.training --data DATA --out DIR``."""
 
 import argparse
+import hashlib
 import json
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,25 +13,21 @@ import numpy as np
 import torch
 
 import bids_flair
-from bids_flair.models.files import save_model
-from bids_flair.models.inference import predict
-from bids_flair.models.normalisation import CONTRASTS, Normalised
-from bids_flair.scoring import best_scale, score
-from bids_flair.training.corpus import (
-    CHANNELS,
-    LESION,
-    Person,
-    describe,
-    find_cases,
-    prepare_case,
-    prepare_simulated,
-    read_person,
-)
+from bids_flair.models.familiarity import Familiarity
+from bids_flair.models.files import load_model, save_model
+from bids_flair.models.inference import pick_device
+from bids_flair.models.network import Architecture
+from bids_flair.models.normalisation import CONTRASTS
+from bids_flair.training.corpus import Person, describe, find_cases, prepare_case, read_person
+from bids_flair.training.evaluation import calibrate, evaluate, without_curves
 from bids_flair.training.fit import Training, fit
-from bids_flair.training.sampling import Sampling
+from bids_flair.training.rendering import SimulatedPerson, draw_site, prepare_head, read_head
+from bids_flair.training.sampling import Sampling, draw_styles
 
 LOGGER = logging.getLogger('bids_flair.training')
-SUBSETS = (('T1w', 'T2w'), ('T1w',), ('T2w',), ('MD', 'FA', 'S0'), CONTRASTS)
+STYLES = 2000
+# Simulated people to score on have numbers that no training reaches.
+FIRST_TEST = 100_000
 
 
 def main() -> None:
@@ -39,23 +37,35 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     cache = args.cache or args.out / 'people'
-    cases = [case for data in args.data for case in find_cases(data)]
-    people = {case.name: read_person(prepare_case(case, cache)) for case in cases}
-    real = [person for name, person in people.items() if name not in args.leave_out]
-    left_out = [people[name] for name in args.leave_out]
-    simulated = []
-    for seed in range(args.simulated):
-        simulated.append(read_person(prepare_simulated(seed, cache)))
-        LOGGER.info('simulated person %d of %d', seed + 1, args.simulated)
-    sampling = Sampling(real=args.real)
-    training = Training(steps=args.steps, seed=args.seed, sampling=sampling)
-    network, step = fit(
-        real, simulated, training, args.out / 'checkpoint.safetensors', args.minutes
+    datasets = [
+        [read_person(prepare_case(case, cache)) for case in find_cases(data)] for data in args.data
+    ]
+    left_out = [p for people in datasets for p in people if _starts_with(p.name, args.leave_out)]
+    real = [[p for p in people if p not in left_out] for people in datasets]
+    real = [people for people in real if people]
+    simulated = _simulate(range(args.simulated), cache)
+    start = load_model(args.start) if args.start else None
+    training = Training(
+        steps=args.steps,
+        seed=args.seed,
+        learning_rate=args.learning_rate,
+        architecture=start.network.architecture if start else Architecture(),
+        sampling=Sampling(real=args.real),
     )
-    scores = [_evaluate(network, person) for person in left_out]
-    (args.out / 'scores.json').write_text(json.dumps(scores, indent=2) + '\n')
+    device = pick_device(args.device)
+    checkpoint = args.out / 'checkpoint.safetensors'
+    network, step = fit(
+        real, simulated, training, checkpoint, args.minutes, device, start and start.network
+    )
+    styles = draw_styles(real, simulated, training.sampling, args.seed, STYLES)
+    network.remember(Familiarity.of(styles, np.random.default_rng(args.seed)))
+    scores = [evaluate(network, p.name, p.whole(), device) for p in left_out]
+    scores += _score_simulated(network, args.test_simulated, cache, device)
+    (args.out / 'scores.json').write_text(json.dumps(scores) + '\n')
     known = [entry for file in args.scores for entry in json.loads(file.read_text())]
-    card = _card(args, training, step, [person.name for person in real], known + scores)
+    trained_on = [p for people in real for p in people]
+    before = start and {k: start.card[k] for k in ('sha256', 'training_data', 'configuration')}
+    card = _card(args, training, step, trained_on, known + scores, before)
     save_model(args.out / f'{args.name}.safetensors', network, card)
     LOGGER.info('wrote %s after %d steps', args.out / f'{args.name}.safetensors', step)
 
@@ -67,53 +77,70 @@ def _parser() -> argparse.ArgumentParser:
     add('--out', type=Path, required=True, help='folder of the model and its checkpoint')
     add('--name', default='model', help='name of the model (default: %(default)s)')
     add('--cache', type=Path, help='folder of the prepared people (default: OUT/people)')
-    add('--simulated', type=int, default=24, help='simulated people (default: %(default)s)')
+    add('--simulated', type=int, default=48, help='simulated people (default: %(default)s)')
     add('--real', type=float, default=0.5, help='share of real blocks (default: %(default)s)')
-    add('--leave-out', nargs='*', default=[], help='people to score on and not to train on')
+    add(
+        '--leave-out',
+        nargs='*',
+        default=[],
+        metavar='LABEL',
+        help='people (all their sessions) to score on and not to train on: sub-01 ...',
+    )
+    add(
+        '--test-simulated',
+        type=int,
+        default=0,
+        help='simulated people, of none of the training seeds, to score on',
+    )
     add(
         '--scores',
         type=Path,
         nargs='*',
         default=[],
-        help='scores.json of other runs, for the card',
+        help='scores.json of runs that left people out, for the card and the calibration',
     )
-    add('--steps', type=int, default=1500, help='length of the schedule (default: %(default)s)')
+    add('--steps', type=int, default=8000, help='length of the schedule (default: %(default)s)')
+    add('--learning-rate', type=float, default=3e-3, help='largest one (default: %(default)s)')
+    add('--start', help='model to begin with, name or path (default: random weights)')
     add('--minutes', type=float, default=math.inf, help='stop then; the same call goes on')
     add('--threads', type=int, default=1)
+    add('--device', default='auto', help='auto, cpu, cuda, ... (default: %(default)s)')
     add('--seed', type=int, default=0)
     return parser
 
 
-def _evaluate(network: torch.nn.Module, person: Person) -> dict:
-    """Scores of every subset of contrasts that a person has, and how its errors are spread."""
-    brain = np.asarray(person.depth) > 0
-    true = np.asarray(person.values[CHANNELS.index('FLAIR')], np.float32)
-    lesions = np.asarray(person.kind) == LESION
-    t1w = np.asarray(person.values[0], np.float32)
-    entry = {'person': person.name, 'mask': 'brain', 'inputs': {}}
-    for subset in SUBSETS:
-        chosen = [CONTRASTS.index(name) for name in subset]
-        if not all(person.presence[i].any() for i in chosen):
-            continue
-        values = np.zeros((len(CONTRASTS), *brain.shape), np.float32)
-        presence = np.zeros(values.shape, bool)
-        presence[chosen] = person.presence[chosen] & brain
-        values[chosen] = person.values[chosen] * presence[chosen]
-        inputs = Normalised(values, presence, {}, ())
-        mean, std = predict(network, inputs, brain, torch.device('cpu'))
-        figures = score(mean, true, brain, lesions if lesions.any() else None, t1w)
-        error = np.abs(mean * best_scale(mean[brain], true[brain]) - true)[brain]
-        # Two thirds of normal errors lie within one standard deviation.
-        figures['std_factor'] = float(np.percentile(error / std[brain], 68.3))
-        entry['inputs']['+'.join(subset)] = {k: round(v, 4) for k, v in figures.items()}
-        LOGGER.info('%s from %s: %s', person.name, '+'.join(subset), figures)
-    return entry
+def _starts_with(name: str, labels: Sequence[str]) -> bool:
+    return any(name == label or name.startswith(f'{label}_') for label in labels)
+
+
+def _simulate(seeds: Sequence[int], cache: Path) -> list[SimulatedPerson]:
+    people = []
+    for seed in seeds:
+        people.append(read_head(prepare_head(seed, cache)))
+        LOGGER.info('simulated person %d of %d', len(people), len(seeds))
+    return people
+
+
+def _score_simulated(network, count: int, cache: Path, device: torch.device) -> list[dict]:
+    people = _simulate(range(FIRST_TEST, FIRST_TEST + count), cache)
+    scores = []
+    for i, person in enumerate(people):
+        rng = np.random.default_rng([FIRST_TEST, i])
+        cut = person.whole(rng, draw_site(rng))
+        scores.append(evaluate(network, f'simulated-{i:02d}', cut, device))
+    return scores
 
 
 def _card(
-    args: argparse.Namespace, training: Training, step: int, names: list[str], scores: list[dict]
+    args: argparse.Namespace,
+    training: Training,
+    step: int,
+    real: Sequence[Person],
+    scores: list[dict],
+    start: dict | None,
 ) -> dict:
-    factors = [f['std_factor'] for entry in scores for f in entry['inputs'].values()]
+    """What there is to say of the model. The interval is calibrated on real people if possible."""
+    acquired = [entry for entry in scores if not entry['person'].startswith('simulated')]
     return {
         'name': args.name,
         'version': bids_flair.__version__,
@@ -125,13 +152,22 @@ def _card(
             'FA': 'none',
         },
         'training_data': {
-            'real': {'people': names, 'datasets': describe(args.data)},
+            'real': {
+                'people': [person.name for person in real],
+                'datasets': describe(args.data) if real else [],
+                'sha256': {person.name: _hash(person) for person in real},
+            },
             'simulated': {'people': args.simulated, 'by': 'bids_flair.simulation'},
         },
-        'configuration': asdict(training) | {'steps_done': step},
-        'scores_on_people_left_out': scores,
-        'calibration': {'std_factor': float(np.mean(factors)) if factors else 1.0},
+        'configuration': asdict(training) | {'steps_done': step, 'started_from': start},
+        'scores_on_people_left_out': without_curves(scores),
+        'calibration': {'interval': 0.9, **calibrate(acquired or scores)},
     }
+
+
+def _hash(person: Person) -> str:
+    """Of a person's normalised volumes: what was trained on, to the bit."""
+    return hashlib.sha256(np.ascontiguousarray(person.values).tobytes()).hexdigest()[:16]
 
 
 if __name__ == '__main__':

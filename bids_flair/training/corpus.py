@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation, distance_transform_edt, find_objects
 
 from bids_flair.errors import BidsFlairError, ExitCode
-from bids_flair.models.inference import Grid, check_grids
+from bids_flair.models.inference import Grid, check_grids, cut_box
 from bids_flair.models.normalisation import (
     CONTRASTS,
     LARGEST,
@@ -27,6 +27,9 @@ RIM_MM = 4
 ORDINARY, BORDER, LESION = 0, 1, 2
 FLUID_T2W, FLUID_FLAIR = 2.0, 0.6
 PLACES = 20000
+SAMPLE = 4000
+OTHER_PROTOCOL = 0.15
+Curve = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,27 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """A cube out of a person.
+
+    Attributes
+    ----------
+    values, presence : ndarray of float32 and bool, shape (6, X, Y, Z)
+    depth, kind : ndarray, shape (X, Y, Z)
+    sample : ndarray of float32, shape (n, 6)
+        The same contrasts in voxels from all over the head.
+    sample_depth : ndarray of float32, shape (n,)
+    """
+
+    values: np.ndarray
+    presence: np.ndarray
+    depth: np.ndarray
+    kind: np.ndarray
+    sample: np.ndarray
+    sample_depth: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Person:
     """One person as training reads it.
 
@@ -56,6 +80,8 @@ class Person:
         Distance from the surface of the brain in mm, negative outside; at most 8.
     kind : ndarray of uint8, shape (X, Y, Z)
         ``ORDINARY``, ``BORDER`` of fluid or ``LESION``.
+    sample : ndarray of float32, shape (n, 6 + 1)
+        Values and depth of voxels from all over the brain.
     places : dict
         Per kind, positions (n, 3) of such voxels in the brain.
     """
@@ -65,7 +91,54 @@ class Person:
     presence: np.ndarray
     depth: np.ndarray
     kind: np.ndarray
+    sample: np.ndarray
     places: dict[int, np.ndarray] = field(repr=False)
+
+    def draw_sample(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """The sample as `cut` changes it, and its depth."""
+        sample = self.sample[:, :-1].copy()
+        for i, curve in self._draw_transfer(rng).items():
+            sample[:, i] = curve(sample[:, i])
+        return sample, self.sample[:, -1]
+
+    def _draw_transfer(self, rng: np.random.Generator) -> dict[int, Curve]:
+        """How another protocol would have shown T1w and T2w; mostly not at all."""
+        if rng.random() > OTHER_PROTOCOL:
+            return {}
+        t1w, t2w = self.sample[:, 0], self.sample[:, 1]
+        return {
+            0: t1w_curve(rng, float(np.percentile(t1w, 2))),
+            1: t2w_curve(rng, float(np.percentile(t2w, 98))),
+        }
+
+    def whole(self) -> Cut:
+        """The whole person, as acquired."""
+        return Cut(
+            np.asarray(self.values, np.float32),
+            np.asarray(self.presence),
+            np.asarray(self.depth),
+            np.asarray(self.kind),
+            self.sample[:, :-1],
+            self.sample[:, -1],
+        )
+
+    def cut(self, rng: np.random.Generator, corner: np.ndarray, size: int) -> Cut:
+        """A cube, now and then as another protocol would have shown it."""
+        shape = (size, size, size)
+        values = cut_box(self.values, corner, shape).astype(np.float32)
+        presence = cut_box(self.presence, corner, shape)
+        transfer = self._draw_transfer(rng)
+        sample = self.sample[:, :-1].copy()
+        for i, curve in transfer.items():
+            values[i], sample[:, i] = curve(values[i]), curve(sample[:, i])
+        return Cut(
+            values * presence,
+            presence,
+            cut_box(self.depth, corner, shape, -8),
+            cut_box(self.kind, corner, shape),
+            sample,
+            self.sample[:, -1],
+        )
 
 
 def find_cases(data: Path) -> list[Case]:
@@ -137,23 +210,25 @@ def write_person(
     whole_head: bool,
 ) -> None:
     """Normalise and write one person's volumes, cut to the brain and what is around it."""
-    box = _box(brain, RIM_MM)
+    box = box_around(brain, RIM_MM)
     images = {name: image[box] for name, image in images.items()}
     brain, lesions = brain[box], lesions[box] & brain[box]
-    depth = _depth(brain)
+    depth = depth_of(brain)
     frame = depth > -RIM_MM if whole_head else brain
     values, presence = _channels(images, brain, frame)
     kind = _kinds(values, brain, lesions)
     rng = np.random.default_rng(0)
     places = {
-        f'places{k}': _some(rng, np.argwhere((kind == k) & brain))
+        f'places{k}': some_places(rng, np.argwhere((kind == k) & brain), PLACES)
         for k in (ORDINARY, BORDER, LESION)
     }
+    where = tuple(some_places(rng, np.argwhere(brain), SAMPLE).T)
+    sample = np.concatenate([values[:, *where], depth[None, *where]]).T.astype(np.float32)
     part = folder.with_name(f'.{folder.name}.part')
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     arrays = {'values': values.astype(np.float16), 'presence': presence, 'depth': depth}
-    for name, array in (arrays | {'kind': kind} | places).items():
+    for name, array in (arrays | {'kind': kind, 'sample': sample} | places).items():
         np.save(part / f'{name}.npy', array)
     part.rename(folder)
 
@@ -165,7 +240,8 @@ def read_person(folder: Path) -> Person:
         for name in ('values', 'presence', 'depth', 'kind')
     }
     places = {k: np.load(folder / f'places{k}.npy') for k in (ORDINARY, BORDER, LESION)}
-    return Person(folder.name, places=places, **arrays)
+    sample = np.load(folder / 'sample.npy')
+    return Person(folder.name, sample=sample, places=places, **arrays)
 
 
 def describe(data: Iterable[Path]) -> list[dict[str, str]]:
@@ -196,6 +272,29 @@ def _channels(
     return values, presence
 
 
+def t1w_curve(rng: np.random.Generator, fluid: float) -> Curve:
+    """Monotone change of a T1w's contrast: white matter stays 1, fluid and cortex move."""
+    new_fluid, bend = rng.uniform(0.1, 0.7), rng.uniform(-0.5, 0.5)
+
+    def curve(value: np.ndarray) -> np.ndarray:
+        below = np.clip((1 - value) / max(1 - fluid, 0.1), 0, 1.5)
+        shown = 1 - (1 - new_fluid) * below * (1 + bend * (1 - below))
+        return np.where(value < 1, np.maximum(shown, 0), value)
+
+    return curve
+
+
+def t2w_curve(rng: np.random.Generator, fluid: float) -> Curve:
+    """Monotone change of a T2w's contrast: white matter stays 1, fluid and cortex move."""
+    new_fluid, bend = rng.uniform(2.2, 6.0), rng.uniform(-0.5, 0.5)
+
+    def curve(value: np.ndarray) -> np.ndarray:
+        above = np.clip((value - 1) / max(fluid - 1, 0.5), 0, 1.5)
+        return np.where(value > 1, 1 + (new_fluid - 1) * above * (1 + bend * (1 - above)), value)
+
+    return curve
+
+
 def _kinds(values: np.ndarray, brain: np.ndarray, lesions: np.ndarray) -> np.ndarray:
     """Fluid is dark in FLAIR and bright in T2w; its border is two voxels to either side."""
     fluid = values[CHANNELS.index('FLAIR')] < FLUID_FLAIR
@@ -210,19 +309,22 @@ def _kinds(values: np.ndarray, brain: np.ndarray, lesions: np.ndarray) -> np.nda
     return kind
 
 
-def _depth(brain: np.ndarray) -> np.ndarray:
+def depth_of(brain: np.ndarray) -> np.ndarray:
+    """Distance from the surface of the brain in mm, negative outside; int8, at most 8."""
     inside = distance_transform_edt(brain)
     outside = distance_transform_edt(~brain)
     return np.clip(inside - outside, -8, 8).astype(np.int8)
 
 
-def _box(brain: np.ndarray, margin: int) -> tuple[slice, ...]:
+def box_around(brain: np.ndarray, margin: int) -> tuple[slice, ...]:
+    """The brain's box and so many voxels more."""
     tight = find_objects(brain.astype(np.uint8))[0]
     return tuple(slice(max(s.start - margin, 0), s.stop + margin) for s in tight)
 
 
-def _some(rng: np.random.Generator, places: np.ndarray) -> np.ndarray:
-    count = min(PLACES, len(places))
+def some_places(rng: np.random.Generator, places: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the positions (n, 3), drawn without replacement."""
+    count = min(most, len(places))
     return rng.choice(places, count, replace=False).astype(np.int16)
 
 

@@ -15,14 +15,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bids_flair.models.files import replace_file
-from bids_flair.models.network import Architecture, PatchRegressor
+from bids_flair.models.network import HIGH, LOW, Architecture, PatchRegressor
 from bids_flair.training.corpus import Person
+from bids_flair.training.rendering import SimulatedPerson
 from bids_flair.training.sampling import Batch, Sampling, draw_batch
 
 LOGGER = logging.getLogger(__name__)
+CPU = torch.device('cpu')
 CHECKPOINT_EVERY_S = 60
 AVERAGE_OVER = 200
 HUBER_BETA = 0.2
+# Window of the structural loss (voxels to either side), its constants for FLAIR values up to 2.2
+# of white matter (Wang 2004), and what it weighs beside the Huber loss.
+SSIM_REACH, SSIM_SIGMA = 3, 1.5
+SSIM_C1, SSIM_C2 = (0.01 * 2.2) ** 2, (0.03 * 2.2) ** 2
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class Training:
     steps: int = 1500
     seed: int = 0
     learning_rate: float = 3e-3
+    structure: float = 0.1
     architecture: Architecture = field(default_factory=Architecture)
     sampling: Sampling = field(default_factory=Sampling)
 
@@ -45,13 +52,17 @@ class _State:
 
 
 def fit(
-    real: Sequence[Person],
-    simulated: Sequence[Person],
+    real: Sequence[Sequence[Person]],
+    simulated: Sequence[SimulatedPerson],
     training: Training,
     checkpoint: Path,
     minutes: float = math.inf,
+    device: torch.device = CPU,
+    start: PatchRegressor | None = None,
 ) -> tuple[PatchRegressor, int]:
     """Train a network, or go on with what ``checkpoint`` holds.
+
+    With ``start``, a new run begins with the weights of that network.
 
     Returns
     -------
@@ -61,7 +72,7 @@ def fit(
         Steps done: fewer than ``training.steps`` if ``minutes`` ran out.
     """
     torch.manual_seed(training.seed)
-    state = _begin(training)
+    state = _begin(training, device, start)
     if checkpoint.exists():
         _resume(state, checkpoint)
         LOGGER.info('going on from step %d of %s', state.step, checkpoint)
@@ -69,7 +80,7 @@ def fit(
     halo, history = training.architecture.halo, []
     while state.step < training.steps and time.monotonic() - begun < 60 * minutes:
         batch = draw_batch(real, simulated, training.sampling, halo, training.seed, state.step)
-        history.append(_step(state, batch, training))
+        history.append(_step(state, batch.to(device), training))
         if state.step % 200 == 0:
             recent = history[-200:]
             LOGGER.info('step %d: loss %.4f', state.step, sum(recent) / len(recent))
@@ -80,28 +91,55 @@ def fit(
     return state.average.eval(), state.step
 
 
-def losses(batch: Batch, mean: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted Huber loss of the mean, and the negative log-likelihood of its (detached) error.
+def losses(batch: Batch, mean: Tensor, reach: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted Huber loss of the mean, its structural loss, and the quantile loss of the interval.
 
     The Huber loss is quadratic for small errors, in the units of L1 beyond: where inputs leave
-    lesion and fluid open, the mean says so and the median of L1 does not. The error is taken as
-    Laplace distributed: ``|e| exp(-s) + s`` but for a constant.
+    lesion and fluid open, the mean says so and the median of L1 does not. The structural loss is
+    1 - SSIM. The quantile (pinball) loss is that of the 5 % and 95 % quantiles of the error; no
+    gradient flows from it into the mean.
     """
-    error = (mean - batch.target).abs()
     total = batch.weight.sum()
     huber = F.smooth_l1_loss(mean, batch.target, reduction='none', beta=HUBER_BETA)
-    loss = (batch.weight * huber).sum() / total
-    likelihood = error.detach() * torch.exp(-log_scale) + log_scale
-    return loss, (batch.weight * likelihood).sum() / total
+    error = (batch.target - mean).detach()[:, None]
+    limits = torch.stack([-reach[:, 0], reach[:, 1]], 1)
+    levels = torch.tensor([LOW, HIGH], device=mean.device)
+    excess = error - limits
+    pinball = torch.maximum(levels * excess, (levels - 1) * excess).sum(1)
+    return (
+        (batch.weight * huber).sum() / total,
+        1 - _similarity(batch.keep, mean, batch.target),
+        (batch.weight * pinball).sum() / total,
+    )
+
+
+def _similarity(keep: Tensor, mean: Tensor, target: Tensor) -> Tensor:
+    """Mean SSIM over the voxels kept whose window lies in the block; 0 outside the brain."""
+    images = torch.zeros(2, *keep.shape, device=mean.device)
+    images[0, keep], images[1, keep] = mean, target
+    a, b = images.flatten(0, 1).unflatten(0, (2, -1))
+    moments = torch.stack([a, b, a * a, b * b, a * b]).flatten(0, 1)[:, None]
+    where = torch.arange(-SSIM_REACH, SSIM_REACH + 1, device=mean.device)
+    window = torch.exp(-(where**2) / (2 * SSIM_SIGMA**2))
+    window = window / window.sum()
+    for shape in ((-1, 1, 1), (1, -1, 1), (1, 1, -1)):
+        moments = F.conv3d(moments, window.view(1, 1, *shape))
+    mean_a, mean_b, aa, bb, ab = moments[:, 0].unflatten(0, (5, -1))
+    both, squares = mean_a * mean_b, mean_a**2 + mean_b**2
+    ssim = (2 * both + SSIM_C1) * (2 * (ab - both) + SSIM_C2)
+    ssim = ssim / ((squares + SSIM_C1) * (aa + bb - squares + SSIM_C2))
+    r = SSIM_REACH
+    centres = keep[:, r:-r, r:-r, r:-r]
+    return (ssim * centres).sum() / centres.sum().clamp_min(1)
 
 
 def _step(state: _State, batch: Batch, training: Training) -> float:
     for group in state.optimizer.param_groups:
         group['lr'] = training.learning_rate * _schedule(state.step, training.steps)
-    mean, log_scale = state.network(batch.x, batch.keep)
-    loss, likelihood = losses(batch, mean, log_scale)
+    mean, reach = state.network(batch.x, batch.style, batch.keep)
+    loss, structure, quantile = losses(batch, mean, reach)
     state.optimizer.zero_grad()
-    (loss + 0.1 * likelihood).backward()
+    (loss + training.structure * structure + quantile).backward()
     torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
     state.optimizer.step()
     state.step += 1
@@ -112,7 +150,7 @@ def _step(state: _State, batch: Batch, training: Training) -> float:
             state.average.parameters(), state.network.parameters(), strict=True
         ):
             average.lerp_(current, weight)
-    return float(loss.detach())
+    return float(loss.detach() + training.structure * structure.detach())
 
 
 def _schedule(step: int, steps: int) -> float:
@@ -120,9 +158,13 @@ def _schedule(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / 50) * (0.51 + 0.49 * math.cos(math.pi * step / steps))
 
 
-def _begin(training: Training) -> _State:
-    network = PatchRegressor(training.architecture)
-    average = PatchRegressor(training.architecture).requires_grad_(False)
+def _begin(
+    training: Training, device: torch.device, start: PatchRegressor | None = None
+) -> _State:
+    network = PatchRegressor(training.architecture).to(device)
+    if start is not None:
+        network.load_state_dict(start.state_dict())
+    average = PatchRegressor(training.architecture).to(device).requires_grad_(False)
     average.load_state_dict(network.state_dict())
     optimizer = torch.optim.AdamW(network.parameters(), training.learning_rate, weight_decay=1e-4)
     return _State(network, average, optimizer)
@@ -134,7 +176,7 @@ def _save(state: _State, path: Path) -> None:
     for i, moments in state.optimizer.state_dict()['state'].items():
         tensors |= {f'optimizer.{i}.{k}': v for k, v in moments.items()}
     content = save_tensors(
-        {k: v.detach().clone().contiguous() for k, v in tensors.items()},
+        {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()},
         {'step': json.dumps(state.step)},
     )
     replace_file(path, content)

@@ -4,21 +4,24 @@ All that is random about step ``i`` comes from ``(seed, i)`` alone, so that a ru
 interrupted goes on as if it had not been.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bids_flair.models.inference import cut_cube
+from bids_flair.models.network import STYLE_QUANTILES
 from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.training.corpus import BORDER, LESION, ORDINARY, Person
+from bids_flair.training.rendering import SimulatedPerson
 
 INPUTS = len(CONTRASTS)
 T1W, T2W, MD, FA, S0 = range(INPUTS)
 LESION_WEIGHT = 3.0
+# Where a brain mask may end: so deep, in mm.
+EDGES = (-3, -2, -1, 0, 0, 0, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -38,68 +41,108 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Batch:
-    """Input ``x`` (N, 10, ...) with its halo; ``keep`` (N, X, Y, Z); per voxel kept: ``target``
-    and ``weight``.
+    """Input ``x`` (N, 10, ...) with its halo and its ``style`` (N, 5, quantiles); ``keep``
+    (N, X, Y, Z); per voxel kept: ``target`` and ``weight``.
     """
 
     x: Tensor
+    style: Tensor
     keep: Tensor
     target: Tensor
     weight: Tensor
 
+    def to(self, device: torch.device) -> 'Batch':
+        """The same batch on another device."""
+        return Batch(*(getattr(self, part.name).to(device) for part in fields(self)))
+
 
 def draw_batch(
-    real: Sequence[Person],
-    simulated: Sequence[Person],
+    real: Sequence[Sequence[Person]],
+    simulated: Sequence[SimulatedPerson],
     sampling: Sampling,
     halo: int,
     seed: int,
     step: int,
 ) -> Batch:
-    """Draw the blocks of one training step."""
+    """Draw the blocks of one training step.
+
+    ``real`` holds one sequence of people per dataset; each dataset counts as much as any other.
+    """
     rng = np.random.default_rng([seed, step])
     blocks = []
     for _ in range(sampling.batch):
-        use_real = len(simulated) == 0 or (len(real) > 0 and rng.random() < sampling.real)
-        people = real if use_real else simulated
-        blocks.append(_draw_block(rng, people[rng.integers(len(people))], sampling, halo))
-    x, keep, target, weight = (torch.stack(part) for part in zip(*blocks, strict=True))
-    return Batch(x, keep, target[keep], weight[keep])
+        person = draw_person(rng, real, simulated, sampling)
+        blocks.append(_draw_block(rng, person, sampling, halo))
+    x, style, keep, target, weight = (torch.stack(part) for part in zip(*blocks, strict=True))
+    return Batch(x, style, keep, target[keep], weight[keep])
+
+
+def draw_styles(
+    real: Sequence[Sequence[Person]],
+    simulated: Sequence[SimulatedPerson],
+    sampling: Sampling,
+    seed: int,
+    count: int,
+) -> np.ndarray:
+    """Styles of the training images, without their noise: (count, 5, quantiles)."""
+    rng = np.random.default_rng([seed, 3])
+    styles = []
+    for _ in range(count):
+        person = draw_person(rng, real, simulated, sampling)
+        sample, depth = person.draw_sample(rng)
+        values = sample[depth > rng.choice(EDGES), :INPUTS].astype(float)
+        absent = ~values.any(0)
+        styles.append(np.quantile(values, STYLE_QUANTILES, axis=0).T)
+        styles[-1][absent] = np.nan
+    return np.stack(styles)
+
+
+def draw_person(
+    rng: np.random.Generator,
+    real: Sequence[Sequence[Person]],
+    simulated: Sequence[SimulatedPerson],
+    sampling: Sampling,
+) -> Person | SimulatedPerson:
+    """Draw whose block is next."""
+    use_real = len(simulated) == 0 or (len(real) > 0 and rng.random() < sampling.real)
+    people = real[rng.integers(len(real))] if use_real else simulated
+    return people[rng.integers(len(people))]
 
 
 def _draw_block(
-    rng: np.random.Generator, person: Person, sampling: Sampling, halo: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rng: np.random.Generator, person: Person | SimulatedPerson, sampling: Sampling, halo: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     corner = _draw_centre(rng, person, sampling) - sampling.block // 2
     corner = corner + rng.integers(-8, 9, 3)
     size = sampling.block + 2 * halo
-    values = _cut(person.values, corner - halo, size).float()
-    presence = _cut(person.presence, corner - halo, size)
-    depth = _cut(person.depth, corner - halo, size, fill=-8)
-    kind = _cut(person.kind, corner - halo, size)
+    cut = person.cut(rng, corner - halo, size)
+    values, presence, depth, kind = (
+        torch.from_numpy(a) for a in (cut.values, cut.presence, cut.depth, cut.kind)
+    )
     if rng.random() < 0.5:
         values, presence, depth, kind = (a.flip(-3) for a in (values, presence, depth, kind))
-    mask = depth > rng.choice([-3, -2, -1, 0, 0, 0, 0, 1])
-    presence = presence & mask
-    x = augment(rng, values[:INPUTS], presence[:INPUTS])
+    deeper_than = rng.choice(EDGES)
+    presence = presence & (depth > deeper_than)
+    sample = torch.from_numpy(cut.sample[cut.sample_depth > deeper_than, :INPUTS].T.copy())
+    x, style = augment(rng, values[:INPUTS], presence[:INPUTS], sample)
     inner = (..., *(slice(halo, size - halo),) * 3)
     keep = presence[-1][inner] & x[INPUTS:][inner].any(0)
     weight = torch.where(kind[inner] == LESION, LESION_WEIGHT, 1.0)
-    return x, keep, values[-1][inner], weight
+    return x, style, keep, values[-1][inner], weight
 
 
-def _draw_centre(rng: np.random.Generator, person: Person, sampling: Sampling) -> np.ndarray:
+def _draw_centre(
+    rng: np.random.Generator, person: Person | SimulatedPerson, sampling: Sampling
+) -> np.ndarray:
     p = (1 - sampling.lesion - sampling.border, sampling.border, sampling.lesion)
     kind = rng.choice([ORDINARY, BORDER, LESION], p=p)
     places = person.places[kind if len(person.places[kind]) else ORDINARY]
     return places[rng.integers(len(places))].astype(int)
 
 
-def _cut(volume: np.ndarray, corner: np.ndarray, size: int, fill: int = 0) -> Tensor:
-    return torch.from_numpy(cut_cube(volume, corner, size, fill))
-
-
-def augment(rng: np.random.Generator, values: Tensor, presence: Tensor) -> Tensor:
+def augment(
+    rng: np.random.Generator, values: Tensor, presence: Tensor, sample: Tensor
+) -> tuple[Tensor, Tensor]:
     """Change contrast, sharpness, noise and coverage of the inputs as scanners do.
 
     Parameters
@@ -108,40 +151,52 @@ def augment(rng: np.random.Generator, values: Tensor, presence: Tensor) -> Tenso
     values : Tensor, shape (5, X, Y, Z)
         Normalised contrasts.
     presence : Tensor of bool, shape (5, X, Y, Z)
+    sample : Tensor, shape (5, n)
+        The same contrasts all over the brain.
 
     Returns
     -------
-    Tensor of float32, shape (10, X, Y, Z)
+    x : Tensor of float32, shape (10, X, Y, Z)
         Values, 0 where absent, then presence, of a random subset of the contrasts that is never
         empty where anything was present.
+    style : Tensor of float32, shape (5, quantiles)
+        Quantiles of the sample, NaN where a contrast is absent.
     """
     presence = _drop_contrasts(rng, _cut_coverage(rng, presence))
     out = torch.zeros_like(values)
+    style = torch.full((INPUTS, len(STYLE_QUANTILES)), torch.nan)
     for i in range(INPUTS):
         if not presence[i].any():
             continue
         value = values[i] * presence[i]
         if rng.random() < 0.2:
             value = _thick_slices(rng, value, presence[i])
-        value = _contrast(rng, value, i)
+        contrast = _contrast(rng, i)
+        value = contrast(value)
+        style[i] = torch.quantile(contrast(sample[i]), torch.tensor(STYLE_QUANTILES))
         value = value * _shading(rng, value.shape) if i not in (MD, FA) else value
         out[i] = value
     if rng.random() < 0.6:
         sigma = torch.from_numpy(rng.uniform(0, 0.05, (INPUTS, 1, 1, 1)).astype(np.float32))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         out += sigma * torch.randn(out.shape, generator=generator)
+    style = style + torch.from_numpy(rng.normal(0, 0.02, style.shape).astype(np.float32))
     out = out.clamp_(0, 10) * presence
-    return torch.cat([out, presence.float()])
+    return torch.cat([out, presence.float()]), style.clamp(0, 10)
 
 
 def _drop_contrasts(rng: np.random.Generator, presence: Tensor) -> Tensor:
-    """Every subset occurs; all at hand, and anatomy alone, more often than the others."""
+    """Every subset occurs; all at hand, and anatomy alone, more often than the others.
+
+    Real people bring anatomy alone as it is: where there is diffusion, it is mostly kept.
+    """
     here = np.flatnonzero(presence.flatten(1).any(1).numpy())
+    all_kept, anatomy_alone = (0.5, 0.1) if MD in here else (0.25, 0.3)
     how = rng.random()
-    if how < 0.25 or len(here) == 0:
+    if how < all_kept or len(here) == 0:
         return presence
     kept = here[rng.random(len(here)) < 0.6]
-    if how > 0.7:
+    if how > 1 - anatomy_alone:
         kept = np.intersect1d(here, [T1W, T2W])
     if len(kept) == 0:
         kept = rng.choice(here, 1)
@@ -162,14 +217,15 @@ def _cut_coverage(rng: np.random.Generator, presence: Tensor) -> Tensor:
     return others if (others.any(0) == presence.any(0)).all() else presence
 
 
-def _contrast(rng: np.random.Generator, value: Tensor, contrast: int) -> Tensor:
+def _contrast(rng: np.random.Generator, contrast: int) -> Callable[[Tensor], Tensor]:
     """Gain and gamma around white matter (1); T1w now and then with little contrast left."""
+    gain = float(np.exp(rng.normal(0, 0.04)))
     if contrast in (MD, FA):
-        return value * np.exp(rng.normal(0, 0.05))
-    value = value.clamp_min(0) ** float(np.exp(rng.normal(0, 0.1)))
-    if contrast == T1W and rng.random() < 0.2:
-        value = 1 + (value - 1) * float(rng.uniform(0.35, 1.0))
-    return value * float(np.exp(rng.normal(0, 0.05)))
+        return lambda value: value * gain
+    gamma = float(np.exp(rng.normal(0, 0.08)))
+    flat = contrast == T1W and rng.random() < 0.1
+    slope = float(rng.uniform(0.35, 1.0)) if flat else 1.0
+    return lambda value: (1 + (value.clamp_min(0) ** gamma - 1) * slope) * gain
 
 
 def _thick_slices(rng: np.random.Generator, value: Tensor, presence: Tensor) -> Tensor:

@@ -60,11 +60,13 @@ class Sinks:
             self.workflow.connect(node, 'outputnode.trusted', sink, 'trusted')
 
     def add_synthesis(self, synthesis_wf, images: Sequence[str]) -> None:
-        """Write the synthetic image, its uncertainty and its mask."""
+        """Write the synthetic image, its interval, its uncertainty and its mask."""
         names = [*(preproc_name(image) for image in images), 'brain_mask']
         sources = {'Sources': [output_uri(name, self.inputs) for name in names]}
         for name, field in (
             ('synthetic_flair', 'flair'),
+            ('synthetic_flair_low', 'low'),
+            ('synthetic_flair_high', 'high'),
             ('synthetic_flair_std', 'std'),
             ('synthetic_mask', 'mask'),
         ):

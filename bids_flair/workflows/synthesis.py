@@ -49,9 +49,9 @@ def init_synthesis_wf(
 
     Outputs
     -------
-    flair, std, mask
-        Synthetic FLAIR in units of its white matter, its standard deviation, and where it was
-        synthesised.
+    flair, low, high, std, mask
+        Synthetic FLAIR in units of its white matter, the limits of its 90 % interval, its standard
+        deviation, and where it was synthesised.
     metadata
         For the sidecar.
     """
@@ -66,9 +66,8 @@ def init_synthesis_wf(
         niu.IdentityInterface([*images, 'mask', 'brain_report', 'registrations', *targets]),
         name='inputnode',
     )
-    outputnode = pe.Node(
-        niu.IdentityInterface(['flair', 'std', 'mask', 'metadata']), name='outputnode'
-    )
+    made = ('flair', 'low', 'high', 'std', 'mask')
+    outputnode = pe.Node(niu.IdentityInterface([*made, 'metadata']), name='outputnode')
     untrusted = pe.Node(
         niu.Function(function=untrusted_images, output_names=['names']),
         name='untrusted_images',
@@ -89,7 +88,7 @@ def init_synthesis_wf(
         (untrusted, synthesize, [('names', 'untrusted')]),
         (inputnode, describe, [('brain_report', 'brain'), ('registrations', 'registrations')]),
         (synthesize, describe, [('report', 'synthesis')]),
-        (synthesize, outputnode, [('flair', 'flair'), ('std', 'std'), ('mask', 'mask')]),
+        (synthesize, outputnode, [(name, name) for name in made]),
         (describe, outputnode, [('metadata', 'metadata')]),
     ])  # fmt: skip
     if scored:

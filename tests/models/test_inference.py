@@ -1,5 +1,7 @@
 """The synthetic FLAIR does not depend on what it should not depend on."""
 
+import copy
+from dataclasses import replace
 from itertools import combinations
 
 import nibabel as nib
@@ -9,6 +11,7 @@ import torch
 
 import bids_flair
 from bids_flair.models import inference
+from bids_flair.models.familiarity import Familiarity
 from bids_flair.models.inference import pick_device, synthesis_of, synthesize
 from bids_flair.models.normalisation import CONTRASTS, normalise
 from bids_flair.scoring import correlation
@@ -24,6 +27,41 @@ def test_tiles_do_not_show(phantom, small_model, monkeypatch):
     tiled = inference.predict(small_model.network, inputs, phantom.mask, cpu)
     for a, b in zip(whole, tiled, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_the_interval_is_around_the_flair_and_as_wide_as_the_card_says(phantom, small_model):
+    images, mask = phantom.images(*ANATOMY), phantom.mask
+    plain = synthesis_of(images, model=small_model)
+    wider = replace(small_model, card=small_model.card | {'calibration': {'stretch': 2.0}})
+    stretched = synthesis_of(images, model=wider)
+    flair, low, high, std = (
+        getattr(plain, name).get_fdata()[mask] for name in ('flair', 'low', 'high', 'std')
+    )
+    assert (low <= flair).all()
+    assert (flair <= high).all()
+    assert (low >= 0).all()
+    np.testing.assert_allclose(stretched.std.get_fdata()[mask], 2 * std, rtol=1e-5)
+    np.testing.assert_allclose(
+        stretched.high.get_fdata()[mask] - flair, 2 * (high - flair), rtol=1e-3, atol=1e-5
+    )
+
+
+def test_inputs_unlike_the_training_are_warned_of(phantom, small_model):
+    images = phantom.images(*ANATOMY)
+    inputs = normalise(phantom.arrays, phantom.mask)
+    seen = inference.style(inputs, phantom.mask)
+    rng = np.random.default_rng(0)
+    styles = seen * np.exp(rng.normal(0, 0.1, (200, len(CONTRASTS), 1)))
+    network = copy.deepcopy(small_model.network)
+    network.remember(Familiarity.of(styles, rng))
+    model = replace(small_model, network=network)
+    known = synthesis_of(images, model=model)
+    assert known.unfamiliarity < 1
+    assert not known.warnings
+    mixed_up = {'T1w': images['T2w'], 'T2w': images['T1w']}
+    unknown = synthesis_of(mixed_up, model=model)
+    assert unknown.unfamiliarity > 1
+    assert any('unlike anything' in text for text in unknown.warnings)
 
 
 def test_twice_the_same(phantom, small_model):

@@ -5,6 +5,7 @@ import torch
 
 from bids_flair.models.network import CENTRES, SPREADS, Architecture, PatchRegressor
 
+STYLE = torch.linspace(0.5, 2, 14).view(1, 2, 7)
 SMALL = Architecture(contrasts=2, levels=3, stem=4, width=8, blocks=1)
 
 
@@ -27,26 +28,43 @@ def _input(length: int) -> torch.Tensor:
 
 def test_a_voxel_does_not_depend_on_the_block_it_is_computed_in(network):
     x = _input(16)
-    whole = network(x)[0].reshape(16, 16, 16)
-    part = network(x[..., 8:, :-8, 4:-4])[0].reshape(8, 8, 8)
+    whole = network(x, STYLE)[0].reshape(16, 16, 16)
+    part = network(x[..., 8:, :-8, 4:-4], STYLE)[0].reshape(8, 8, 8)
     torch.testing.assert_close(part, whole[8:, :8, 4:12])
 
 
 def test_only_the_voxels_to_keep_are_predicted(network):
     x, keep = _input(8), torch.rand(1, 8, 8, 8) < 0.3
-    everywhere = network(x)
-    kept = network(x, keep)
+    everywhere = network(x, STYLE)
+    kept = network(x, STYLE, keep)
     for all_voxels, some in zip(everywhere, kept, strict=True):
         torch.testing.assert_close(some, all_voxels[keep.flatten()])
 
 
+def test_the_style_of_a_contrast_that_is_there_matters(network):
+    x, other = _input(8), STYLE.clone()
+    other[0, 1] += 0.5
+    assert not torch.allclose(network(x, STYLE)[0], network(x, other)[0])
+    absent = other.clone()
+    absent[0, 1] = torch.nan
+    assert torch.isfinite(network(x, absent)[0]).all()
+
+
+def test_each_block_has_its_own_style(network):
+    x, other = _input(8), STYLE * 1.5
+    keep = torch.rand(2, 8, 8, 8) < 0.3
+    both, _ = network(x.repeat(2, 1, 1, 1, 1), torch.cat([STYLE, other]), keep)
+    second, _ = network(x, other, keep[1:])
+    torch.testing.assert_close(both[int(keep[0].sum()) :], second)
+
+
 def test_the_receptive_field_is_the_halo_and_is_used(network):
     x = _input(8)
-    before = network(x)[0].reshape(8, 8, 8)
+    before = network(x, STYLE)[0].reshape(8, 8, 8)
     changed = x.clone()
     changed[:, 0, 0] += 1.0
     changed[:, SMALL.contrasts, 0] = 1.0
-    after = network(changed)[0].reshape(8, 8, 8)
+    after = network(changed, STYLE)[0].reshape(8, 8, 8)
     assert not torch.equal(after[:4], before[:4])
     # The far half lies more than a halo away from the plane that changed.
     torch.testing.assert_close(after[4:], before[4:])
@@ -64,6 +82,6 @@ def test_coarse_patches_average_over_the_voxels_present(network):
 
 def test_the_uncertainty_does_not_disturb_the_mean():
     network = PatchRegressor(SMALL)
-    network(_input(8))[1].sum().backward()
+    network(_input(8), STYLE)[1].sum().backward()
     assert all(p.grad is None for p in network.levels.parameters())
-    assert network.log_scale[0].weight.grad is not None
+    assert network.reach[0].weight.grad is not None

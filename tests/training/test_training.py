@@ -1,12 +1,15 @@
 """Training is reproducible, goes on where it stopped, sees what it should, and learns."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
+from skimage.metrics import structural_similarity
 
 from bids_flair.errors import BidsFlairError
 from bids_flair.models.network import Architecture
@@ -17,10 +20,19 @@ from bids_flair.training.corpus import (
     find_cases,
     prepare_case,
     read_person,
+    t1w_curve,
+    t2w_curve,
     write_person,
 )
 from bids_flair.training.fit import Training, fit, losses
-from bids_flair.training.sampling import Batch, Sampling, augment, draw_batch
+from bids_flair.training.sampling import (
+    Batch,
+    Sampling,
+    augment,
+    draw_batch,
+    draw_person,
+    draw_styles,
+)
 
 SMALL = Training(
     steps=6,
@@ -67,7 +79,7 @@ def test_people_are_normalised_and_their_places_are_where_they_say(people):
 
 def test_the_same_step_draws_the_same_batch(people):
     first, second, other = (
-        draw_batch(people, [], SMALL.sampling, 6, seed=1, step=step) for step in (4, 4, 5)
+        draw_batch([people], [], SMALL.sampling, 6, seed=1, step=step) for step in (4, 4, 5)
     )
     assert torch.equal(first.x, second.x)
     assert torch.equal(first.target, second.target)
@@ -77,7 +89,7 @@ def test_the_same_step_draws_the_same_batch(people):
 def test_targets_belong_to_their_voxels(people):
     """Mirrored, masked and shifted as it may be, a bright T2w voxel is fluid or lesion."""
     for step in range(20):
-        batch = draw_batch(people, [], SMALL.sampling, 6, seed=2, step=step)
+        batch = draw_batch([people], [], SMALL.sampling, 6, seed=2, step=step)
         inner = batch.x[:, :, 6:-6, 6:-6, 6:-6].movedim(1, -1)[batch.keep]
         white = (inner[:, 0] > 0.9) & (inner[:, 1] > 0) & (inner[:, 1] < 1.2)
         if white.sum() > 50:
@@ -89,7 +101,8 @@ def test_every_subset_of_the_contrasts_occurs_and_never_none():
     values, presence = torch.ones(5, 6, 6, 6), torch.ones(5, 6, 6, 6, dtype=torch.bool)
     seen = set()
     for _ in range(1500):
-        x = augment(rng, values, presence)
+        x, style = augment(rng, values, presence, torch.ones(5, 20))
+        assert torch.equal(torch.isfinite(style).all(1), x[5:].flatten(1).any(1))
         assert (x[:5][x[5:] == 0] == 0).all()
         seen.add(tuple(x[5:].flatten(1).any(1).tolist()))
     assert seen == set(itertools.product([False, True], repeat=5)) - {(False,) * 5}
@@ -99,7 +112,7 @@ def test_lesions_are_sampled_more_often_than_they_are(people):
     def share(lesion: float) -> float:
         sampling = Sampling(block=8, batch=2, lesion=lesion, border=0.0)
         weights = torch.cat([
-            draw_batch(people, [], sampling, 6, 0, step).weight for step in range(20)
+            draw_batch([people], [], sampling, 6, 0, step).weight for step in range(20)
         ])  # fmt: skip
         return float((weights > 1).float().mean())
 
@@ -107,19 +120,19 @@ def test_lesions_are_sampled_more_often_than_they_are(people):
 
 
 def test_the_same_seed_gives_the_same_weights(people, tmp_path):
-    a, b = (fit(people, [], SMALL, tmp_path / f'{name}.safetensors')[0] for name in 'ab')
+    a, b = (fit([people], [], SMALL, tmp_path / f'{name}.safetensors')[0] for name in 'ab')
     for x, y in zip(a.parameters(), b.parameters(), strict=True):
         assert torch.equal(x, y)
 
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(people, tmp_path, monkeypatch):
-    expected, _ = fit(people, [], SMALL, tmp_path / 'whole.safetensors')
+    expected, _ = fit([people], [], SMALL, tmp_path / 'whole.safetensors')
     ticks = itertools.count()
     with monkeypatch.context() as context:
         context.setattr('bids_flair.training.fit.time.monotonic', lambda: next(ticks) * 20.0)
-        _, step = fit(people, [], SMALL, tmp_path / 'part.safetensors', minutes=1.5)
+        _, step = fit([people], [], SMALL, tmp_path / 'part.safetensors', minutes=1.5)
     assert 0 < step < SMALL.steps
-    resumed, step = fit(people, [], SMALL, tmp_path / 'part.safetensors')
+    resumed, step = fit([people], [], SMALL, tmp_path / 'part.safetensors')
     assert step == SMALL.steps
     for x, y in zip(expected.parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=1e-7)
@@ -129,22 +142,40 @@ def test_it_learns(people, tmp_path):
     training = Training(
         steps=150, architecture=SMALL.architecture, sampling=Sampling(block=8, batch=4)
     )
-    network, _ = fit(people, [], training, tmp_path / 'c.safetensors')
-    batch = draw_batch(people, [], Sampling(block=16, batch=4), 6, seed=9, step=0)
+    network, _ = fit([people], [], training, tmp_path / 'c.safetensors')
+    batch = draw_batch([people], [], Sampling(block=16, batch=4), 6, seed=9, step=0)
     with torch.inference_mode():
-        mean, log_scale = network(batch.x, batch.keep)
-    error = float(losses(batch, mean, log_scale)[0])
-    constant = float(losses(batch, torch.ones_like(mean), log_scale)[0])
-    assert error < 0.8 * constant
+        mean, reach = network(batch.x, batch.style, batch.keep)
+    for found, constant in zip(
+        losses(batch, mean, reach)[:2],
+        losses(batch, torch.ones_like(mean), reach)[:2],
+        strict=True,
+    ):
+        assert float(found) < 0.8 * float(constant)
 
 
-def test_the_scale_is_best_where_it_is_the_mean_error():
-    target = torch.tensor([0.0, 0.0, 0.0, 0.0])
-    batch = Batch(torch.empty(0), torch.empty(0), target, torch.ones(4))
-    mean = torch.tensor([0.1, 0.3, -0.2, -0.2])
-    scales = torch.linspace(0.05, 0.6, 111)
-    found = [losses(batch, mean, torch.log(s).expand(4))[1] for s in scales]
-    assert scales[int(torch.stack(found).argmin())] == pytest.approx(0.2, abs=0.006)
+def test_the_interval_is_best_where_it_holds_nine_tenths():
+    target = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+    keep = torch.ones(1, 100, 20, 10, dtype=torch.bool)
+    batch = Batch(torch.empty(0), torch.empty(0), keep, target, torch.ones(len(target)))
+    reaches = torch.linspace(1.2, 2.1, 91)
+    found = [losses(batch, torch.zeros_like(target), r.expand(len(target), 2))[2] for r in reaches]
+    assert reaches[int(torch.stack(found).argmin())] == pytest.approx(1.645, abs=0.03)
+
+
+def test_the_structural_loss_is_one_minus_ssim():
+    rng = np.random.default_rng(0)
+    images = gaussian_filter(rng.normal(1, 1, (2, 24, 24, 24)), (0, 2, 2, 2)).astype(np.float32)
+    keep = torch.ones(1, 24, 24, 24, dtype=torch.bool)
+    pred, true = (torch.from_numpy(image).flatten() for image in images)
+    batch = Batch(torch.empty(0), torch.empty(0), keep, true, torch.ones(len(true)))
+    found = 1 - float(losses(batch, pred, torch.ones(len(true), 2))[1])
+    expected = structural_similarity(
+        *images, data_range=2.2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+        full=True,
+    )[1][3:-3, 3:-3, 3:-3].mean()  # fmt: skip
+    # The window of the loss is a little smaller: it must fit into a block.
+    assert found == pytest.approx(expected, abs=0.02)
 
 
 def test_cases_are_found_by_name_and_read(tmp_path):
@@ -166,3 +197,37 @@ def test_cases_are_found_by_name_and_read(tmp_path):
 def test_a_dataset_without_flair_is_refused(tmp_path):
     with pytest.raises(BidsFlairError, match='nobody to train on'):
         find_cases(tmp_path)
+
+
+def test_another_protocol_keeps_white_matter_and_the_order_of_intensities():
+    rng = np.random.default_rng(0)
+    values = np.linspace(0, 6, 601)
+    for _ in range(50):
+        for draw, fluid in ((t1w_curve, 0.2), (t2w_curve, 4.0)):
+            shown = draw(rng, fluid)(values)
+            assert shown[100] == 1
+            assert (np.diff(shown) >= -1e-9).all()
+            assert (shown >= 0).all()
+
+
+def test_sessions_of_one_dataset_do_not_outweigh_another(people):
+    """One person of one dataset is drawn as often as three of another together."""
+    rng = np.random.default_rng(0)
+    few, many = [people[0]], [people[1]] * 3
+    drawn = [draw_person(rng, [few, many], [], SMALL.sampling) for _ in range(2000)]
+    assert np.mean([person is people[0] for person in drawn]) == pytest.approx(0.5, abs=0.05)
+
+
+def test_styles_are_those_of_the_people(people):
+    styles = draw_styles([people], [], SMALL.sampling, seed=0, count=40)
+    assert np.isnan(styles[:, 2:]).all()
+    # White matter is most of the phantom, and 1 in both.
+    np.testing.assert_allclose(np.median(styles[:, :2, 3], 0), 1, atol=0.1)
+
+
+def test_a_run_may_begin_with_another_models_weights(people, tmp_path):
+    first, _ = fit([people], [], SMALL, tmp_path / 'first.safetensors')
+    gentle = replace(SMALL, steps=1, learning_rate=1e-9)
+    second, _ = fit([people], [], gentle, tmp_path / 'second.safetensors', start=first)
+    for x, y in zip(first.parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=1e-6)

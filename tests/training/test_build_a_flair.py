@@ -1,0 +1,143 @@
+"""The paper's network has the paper's shape, sees the right voxels, and learns."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from torch import nn
+
+from bids_flair.training.build_a_flair import (
+    PaperNetwork,
+    Recipe,
+    brain_of,
+    gather_patches,
+    patch_windows,
+    predict_paper,
+    predict_voxels,
+    train_paper,
+)
+from bids_flair.training.corpus import CHANNELS, Cut
+
+T1W, FLAIR = CHANNELS.index('T1w'), CHANNELS.index('FLAIR')
+QUICK = Recipe(epochs=6, voxels=200)
+
+
+def _person(seed: int) -> Cut:
+    """Smooth random T1w and T2w, and a FLAIR that follows from the T1w alone."""
+    rng = np.random.default_rng(seed)
+    shape = (24, 24, 24)
+    values = np.zeros((len(CHANNELS), *shape), np.float32)
+    for i in range(2):
+        smooth = gaussian_filter(rng.normal(size=shape), 2)
+        values[i] = np.clip(1 + 0.3 * smooth / smooth.std(), 0, 2)
+    values[FLAIR] = np.clip(2 - values[T1W], 0, None)
+    presence = np.zeros(values.shape, bool)
+    presence[[0, 1, FLAIR]] = True
+    # The brain touches one side of the array.
+    depth = np.full(shape, 3, np.int8)
+    depth[:, :, 20:] = -3
+    sample = np.zeros((1, len(CHANNELS)), np.float32)
+    return Cut(values, presence, depth, np.zeros(shape, np.uint8), sample, np.ones(1, np.float32))
+
+
+@pytest.fixture(scope='module')
+def people() -> list[Cut]:
+    return [_person(seed) for seed in range(3)]
+
+
+def _linear(network: PaperNetwork) -> list[nn.Linear]:
+    return [layer for layer in network.layers if isinstance(layer, nn.Linear)]
+
+
+@pytest.mark.parametrize('contrasts', [1, 2, 5])
+def test_ten_layers_taper_linearly_from_the_patch_to_one_neuron(contrasts):
+    layers = _linear(PaperNetwork(contrasts))
+    assert len(layers) == 10
+    widths = np.array([layers[0].in_features, *(layer.out_features for layer in layers)])
+    assert (widths[0], widths[-1]) == (125 * contrasts, 1)
+    steps = np.diff(widths)
+    assert (np.abs(steps - steps.mean()) <= 1).all()
+    assert PaperNetwork(contrasts)(torch.zeros(7, 125 * contrasts)).shape == (7,)
+
+
+def test_half_is_dropped_after_layers_2_4_6_and_8():
+    network = PaperNetwork(1)
+    dense, found = 0, []
+    for layer in network.layers:
+        dense += isinstance(layer, nn.Linear)
+        if isinstance(layer, nn.Dropout):
+            assert layer.p == 0.5
+            found.append(dense)
+    assert found == [2, 4, 6, 8]
+    assert not any(isinstance(layer, nn.Dropout) for layer in PaperNetwork(1, False).layers)
+
+
+def test_the_literal_form_ends_with_a_relu_and_the_default_one_does_not():
+    torch.manual_seed(0)
+    literal, default = PaperNetwork(2, literal=True), PaperNetwork(2)
+    assert isinstance(literal.layers[-1], nn.ReLU)
+    assert isinstance(default.layers[-1], nn.Linear)
+    # PyTorch's own initialisation is uniform with variance 1 / (3 n), He's has 2 / n.
+    for network, variance in ((literal, 1 / 3), (default, 2)):
+        first = _linear(network)[0]
+        found = float(first.weight.detach().var()) * first.in_features
+        assert found == pytest.approx(variance, rel=0.1)
+
+
+def test_patches_are_centred_on_their_voxels_and_padded_with_zeros():
+    values = np.arange(1, 2 * 6**3 + 1, dtype=np.float32).reshape(2, 6, 6, 6)
+    places = np.array([[0, 0, 0], [5, 2, 3], [3, 3, 3]])
+    patches = gather_patches(patch_windows(values), places)
+    assert patches.shape == (3, 250)
+    for c in range(2):
+        np.testing.assert_array_equal(patches[:, 125 * c + 62], values[c][tuple(places.T)])
+    np.testing.assert_array_equal(patches[2].reshape(2, 5, 5, 5), values[:, 1:6, 1:6, 1:6])
+    corner = patches[0].reshape(2, 5, 5, 5)
+    np.testing.assert_array_equal(corner[:, 2:, 2:, 2:], values[:, :3, :3, :3])
+    assert not corner[:, :2].any()
+    assert not corner[:, :, :2].any()
+    assert not corner[..., :2].any()
+
+
+def test_every_voxel_of_the_brain_is_predicted_and_no_other(people):
+    found = predict_voxels(lambda patches: patches[:, 62], people[0], ['T1w'])
+    brain = brain_of(people[0])
+    assert brain[0].any()
+    np.testing.assert_array_equal(found, np.where(brain, people[0].values[T1W], 0))
+
+
+def test_chunks_change_nothing(people, monkeypatch):
+    network = PaperNetwork(2)
+    whole = predict_paper(network, people[0], ['T1w', 'T2w'])
+    monkeypatch.setattr('bids_flair.training.build_a_flair.CHUNK', 999)
+    parts = predict_paper(network, people[0], ['T1w', 'T2w'])
+    np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_it_learns(people):
+    recipe = Recipe(15, voxels=1000, batch=25, learning_rate=1e-3, dropout=False)
+    network = train_paper(people[:2], people[1], ['T1w'], recipe)
+    brain = brain_of(people[2])
+    true = people[2].values[FLAIR][brain]
+    error = predict_paper(network, people[2], ['T1w'])[brain] - true
+    assert np.mean(error**2) < 0.3 * true.var()
+
+
+def test_the_best_epoch_is_kept(people, monkeypatch):
+    kept = []
+    for errors in ([0.5, 0.1], [0.5, 0.1, 0.9, 0.1, 0.3]):
+        following = iter(errors)
+        monkeypatch.setattr(
+            'bids_flair.training.build_a_flair._validation_error',
+            lambda *_, following=following: next(following),
+        )
+        recipe = Recipe(epochs=len(errors), voxels=200)
+        kept.append(train_paper(people[:1], people[2], ['T1w'], recipe).state_dict())
+    for name, weights in kept[0].items():
+        assert torch.equal(weights, kept[1][name])
+
+
+def test_the_same_seed_gives_the_same_weights(people):
+    first, second = (train_paper(people[:2], people[2], ['T1w', 'T2w'], QUICK) for _ in range(2))
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)

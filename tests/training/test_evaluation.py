@@ -1,0 +1,51 @@
+"""Held-out people calibrate the interval, each as much as any other."""
+
+import numpy as np
+import pytest
+import torch
+
+from bids_flair.models.network import Architecture, PatchRegressor
+from bids_flair.scoring import score
+from bids_flair.training.corpus import CHANNELS, Cut
+from bids_flair.training.evaluation import STRETCHES, calibrate, evaluate, without_curves
+
+
+def _entry(person: str, spread: float) -> dict:
+    needed = np.abs(np.random.default_rng(0).normal(0, spread, 4000))
+    curve = [float((needed <= s).mean()) for s in STRETCHES]
+    return {'person': person, 'inputs': {'T1w': {'ssim': 0.5, 'covered': curve}}}
+
+
+def test_the_interval_is_stretched_to_nine_tenths():
+    found = calibrate([_entry('a', 1.0), _entry('b', 1.0)])
+    assert found['stretch'] == pytest.approx(1.645, abs=0.08)
+    assert found['coverage'] == pytest.approx(0.9, abs=0.02)
+
+
+def test_coverage_is_measured_on_people_who_did_not_set_it():
+    found = calibrate([_entry('a', 0.5), _entry('b', 2.0)])
+    # a is covered in full by b's stretch, b by a's only to 0.32 or so.
+    assert found['coverage'] == pytest.approx((1.0 + 0.32) / 2, abs=0.03)
+
+
+def test_sessions_of_a_person_do_not_count_twice():
+    once = calibrate([_entry('a', 0.5), _entry('b', 2.0)])
+    sessions = [_entry('b_ses-1', 2.0), _entry('b_ses-2', 2.0)]
+    twice = calibrate([_entry('a', 0.5), *sessions])
+    assert once == twice
+
+
+def test_every_subset_at_hand_is_scored():
+    rng = np.random.default_rng(0)
+    shape = (24, 24, 24)
+    depth = np.full(shape, -1, np.int8)
+    depth[4:-4, 4:-4, 4:-4] = 2
+    values = rng.uniform(0.5, 1.5, (len(CHANNELS), *shape)).astype(np.float32)
+    presence = np.zeros(values.shape, bool)
+    presence[[0, 1, -1]] = True
+    cut = Cut(values, presence, depth, np.zeros(shape, np.uint8), values[:0], values[0, 0, 0])
+    network = PatchRegressor(Architecture(levels=2, stem=4, width=8, blocks=1)).eval()
+    entry = evaluate(network, 'x', cut, torch.device('cpu'))
+    assert set(entry['inputs']) == {'T1w+T2w', 'T1w', 'T2w'}
+    shown = without_curves([entry])[0]['inputs']['T1w']
+    assert set(shown) == set(score(values[0], values[1], depth > 0))
