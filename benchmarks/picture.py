@@ -60,7 +60,8 @@ def main() -> None:
     synthetic = mean * best_scale(mean[brain], true[brain])
     lesions = (cut.kind == LESION) & brain
     figures = score(mean, true, brain, lesions if lesions.any() else None, cut.values[0])
-    width = model.card['calibration']['stretch'] * (below + above)
+    stretch = model.card['calibration']
+    width = stretch['below'] * below + stretch['above'] * above
     volumes = (*(cut.values[:2] * brain), true, synthetic, synthetic - true, width)
     title = f'{case.name} from {" + ".join(args.inputs)}: SSIM {figures["ssim"]:.2f}'
     if lesions.any():

@@ -115,8 +115,9 @@ def synthesis_of(
     normalised = normalise(inputs, brain)
     mean, below, above = predict(loaded.network, normalised, brain, torch_device)
     unfamiliarity = loaded.network.familiarity().score(style(normalised, brain))
-    stretch = loaded.card.get('calibration', {}).get('stretch', 1.0)
-    below, above = stretch * below, stretch * above
+    calibration = loaded.card.get('calibration', {})
+    below *= calibration.get('below', 1.0)
+    above *= calibration.get('above', 1.0)
     return Synthesis(
         flair=grid.output(mean, brain),
         low=grid.output(np.maximum(mean - below, 0), brain),

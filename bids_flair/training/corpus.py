@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from scipy.ndimage import binary_dilation, distance_transform_edt, find_objects
+from scipy.ndimage import binary_dilation, distance_transform_edt, find_objects, label
 
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.models.inference import Grid, check_grids, cut_box
@@ -24,8 +24,10 @@ from bids_flair.simulation import load_anatomy, shipped, simulate
 
 CHANNELS = (*CONTRASTS, 'FLAIR')
 RIM_MM = 4
-ORDINARY, BORDER, LESION = 0, 1, 2
+ORDINARY, BORDER, LESION, BRIGHT = KINDS = 0, 1, 2, 3
 FLUID_T2W, FLUID_FLAIR = 2.0, 0.6
+# Brighter in FLAIR, deeper than the cortex and no speck: a lesion, where nobody drew them.
+BRIGHT_FLAIR, BRIGHT_DEPTH, BRIGHT_VOXELS = 1.35, 4, 20
 PLACES = 20000
 SAMPLE = 4000
 OTHER_PROTOCOL = 0.15
@@ -79,7 +81,7 @@ class Person:
     depth : ndarray of int8, shape (X, Y, Z)
         Distance from the surface of the brain in mm, negative outside; at most 8.
     kind : ndarray of uint8, shape (X, Y, Z)
-        ``ORDINARY``, ``BORDER`` of fluid or ``LESION``.
+        ``ORDINARY``, ``BORDER`` of fluid, ``LESION`` or, where none are marked, ``BRIGHT``.
     sample : ndarray of float32, shape (n, 6 + 1)
         Values and depth of voxels from all over the brain.
     places : dict
@@ -216,11 +218,10 @@ def write_person(
     depth = depth_of(brain)
     frame = depth > -RIM_MM if whole_head else brain
     values, presence = _channels(images, brain, frame)
-    kind = _kinds(values, brain, lesions)
+    kind = _kinds(values, depth, lesions)
     rng = np.random.default_rng(0)
     places = {
-        f'places{k}': some_places(rng, np.argwhere((kind == k) & brain), PLACES)
-        for k in (ORDINARY, BORDER, LESION)
+        f'places{k}': some_places(rng, np.argwhere((kind == k) & brain), PLACES) for k in KINDS
     }
     where = tuple(some_places(rng, np.argwhere(brain), SAMPLE).T)
     sample = np.concatenate([values[:, *where], depth[None, *where]]).T.astype(np.float32)
@@ -239,7 +240,7 @@ def read_person(folder: Path) -> Person:
         name: np.load(folder / f'{name}.npy', mmap_mode='r')
         for name in ('values', 'presence', 'depth', 'kind')
     }
-    places = {k: np.load(folder / f'places{k}.npy') for k in (ORDINARY, BORDER, LESION)}
+    places = {k: np.load(folder / f'places{k}.npy') for k in KINDS}
     sample = np.load(folder / 'sample.npy')
     return Person(folder.name, sample=sample, places=places, **arrays)
 
@@ -295,9 +296,10 @@ def t2w_curve(rng: np.random.Generator, fluid: float) -> Curve:
     return curve
 
 
-def _kinds(values: np.ndarray, brain: np.ndarray, lesions: np.ndarray) -> np.ndarray:
+def _kinds(values: np.ndarray, depth: np.ndarray, lesions: np.ndarray) -> np.ndarray:
     """Fluid is dark in FLAIR and bright in T2w; its border is two voxels to either side."""
-    fluid = values[CHANNELS.index('FLAIR')] < FLUID_FLAIR
+    brain, flair = depth > 0, values[CHANNELS.index('FLAIR')]
+    fluid = flair < FLUID_FLAIR
     t2w = values[CHANNELS.index('T2w')]
     if t2w.any():
         fluid &= t2w > FLUID_T2W
@@ -305,7 +307,13 @@ def _kinds(values: np.ndarray, brain: np.ndarray, lesions: np.ndarray) -> np.nda
     border = binary_dilation(fluid, iterations=2) & binary_dilation(brain & ~fluid, iterations=2)
     kind = np.full(brain.shape, ORDINARY, np.uint8)
     kind[border & brain] = BORDER
-    kind[lesions] = LESION
+    if lesions.any():
+        kind[lesions] = LESION
+    else:
+        bright, count = label((flair > BRIGHT_FLAIR) & (depth > BRIGHT_DEPTH))
+        large = np.bincount(bright.ravel(), minlength=count + 1) >= BRIGHT_VOXELS
+        large[0] = False
+        kind[large[bright]] = BRIGHT
     return kind
 
 

@@ -1,7 +1,7 @@
 """How good a network is on people whom it was not trained on, and how sure it may say it is."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,8 +21,9 @@ SUBSETS = (
     ('T1w', 'T2w', 'MD', 'S0'),
     CONTRASTS,
 )
-COVERAGE = 0.9
-# By how much the interval may be stretched.
+# What the interval holds to either side of the mean, and what of the lesions in all.
+SIDE_COVERAGE, LESION_COVERAGE = 0.95, 0.8
+# By how much either side of the interval may be stretched.
 STRETCHES = np.round(np.arange(0.3, 4.001, 0.05), 2)
 
 
@@ -35,8 +36,8 @@ def evaluate(
     -------
     dict
         'person', 'mask', and 'inputs': per subset the figures of :func:`bids_flair.scoring.score`
-        and under 'covered' (and 'covered_lesions') the share of voxels inside the interval for
-        each of `STRETCHES`.
+        and under 'covered' (and 'covered_lesions') the shares of voxels that are not below, and
+        not above, the interval for each of `STRETCHES`.
     """
     brain = cut.depth > 0
     true = cut.values[CHANNELS.index('FLAIR')]
@@ -52,11 +53,11 @@ def evaluate(
         figures = score(mean, true, brain, lesions if lesions.any() else None, cut.values[0])
         scale = best_scale(mean[brain], true[brain])
         error = true / scale - mean
-        needed = np.where(error < 0, -error / below.clip(1e-6), error / above.clip(1e-6))
+        needed = np.stack([-error / below.clip(1e-6), error / above.clip(1e-6)])
         figures = {key: round(value, 4) for key, value in figures.items()}
-        figures['covered'] = _covered(needed[brain])
+        figures['covered'] = _covered(needed[:, brain])
         if lesions.any():
-            figures['covered_lesions'] = _covered(needed[lesions])
+            figures['covered_lesions'] = _covered(needed[:, lesions])
         entry['inputs']['+'.join(subset)] = figures
         LOGGER.info('%s from %s: SSIM %.3f', name, '+'.join(subset), figures['ssim'])
     return entry
@@ -75,35 +76,40 @@ def choose(cut: Cut, chosen: Sequence[int]) -> Normalised:
 def calibrate(entries: Sequence[dict]) -> dict[str, float]:
     """Stretch the interval so that it covers 90 % in the average participant.
 
-    Conformal, a participant being the unit: whichever subset of contrasts, each participant
-    counts as much as any other.
+    Conformal, a participant being the unit: whichever the subset of contrasts, each participant
+    counts as much as any other. The two sides are stretched by factors of their own; the upper
+    one, where lesions are missed, until most of the lesions are covered, too.
 
     Returns
     -------
     dict
-        'stretch', and what it covers in every participant when it is found from the others:
-        'coverage' (mean), 'coverage_lesions' (mean over those with lesions), 'participants'.
+        'below' and 'above', the factors, and what they cover in every participant when they are
+        found from the others: 'coverage' (mean), 'coverage_lesions' (mean over those with
+        lesions), 'participants'.
     """
     if not entries:
-        return {'stretch': 1.0}
+        return {'below': 1.0, 'above': 1.0}
     people = sorted({_label(entry) for entry in entries})
-    covered = {person: _mean_curve(entries, person, 'covered') for person in people}
-    lesions = {person: _mean_curve(entries, person, 'covered_lesions') for person in people}
+    covered = {person: _mean_curves(entries, person, 'covered') for person in people}
+    lesions = {person: _mean_curves(entries, person, 'covered_lesions') for person in people}
+    lesions = {person: curves for person, curves in lesions.items() if curves is not None}
     reached, reached_lesions = [], []
     for person in people:
-        others = [covered[other] for other in people if other != person] or [covered[person]]
-        k = _stretch(others)
-        reached.append(covered[person][k])
-        if lesions[person] is not None:
-            reached_lesions.append(lesions[person][k])
-    found = {
-        'stretch': float(STRETCHES[_stretch(list(covered.values()))]),
+        others = [other for other in people if other != person] or [person]
+        found = _stretch(others, covered, lesions)
+        reached.append(_coverage(covered[person], found))
+        if person in lesions:
+            reached_lesions.append(_coverage(lesions[person], found))
+    below, above = _stretch(people, covered, lesions)
+    calibration = {
+        'below': float(STRETCHES[below]),
+        'above': float(STRETCHES[above]),
         'coverage': round(float(np.mean(reached)), 3),
         'participants': len(people),
     }
     if reached_lesions:
-        found['coverage_lesions'] = round(float(np.mean(reached_lesions)), 3)
-    return found
+        calibration['coverage_lesions'] = round(float(np.mean(reached_lesions)), 3)
+    return calibration
 
 
 def without_curves(entries: Sequence[dict]) -> list[dict]:
@@ -125,16 +131,44 @@ def _label(entry: dict) -> str:
     return entry['person'].split('_')[0]
 
 
-def _covered(needed: np.ndarray) -> list[float]:
-    return [round(float((needed <= stretch).mean()), 4) for stretch in STRETCHES]
+def _label(entry: dict) -> str:
+    """The participant, whichever the session."""
+    return entry['person'].split('_')[0]
 
 
-def _stretch(curves: Sequence[np.ndarray]) -> int:
-    enough = np.mean(curves, 0) >= COVERAGE
+def _covered(needed: np.ndarray) -> list[list[float]]:
+    return [[round(float((side <= k).mean()), 4) for k in STRETCHES] for side in needed]
+
+
+def _coverage(curves: np.ndarray, stretch: tuple[int, int]) -> float:
+    """Share of voxels that are neither below nor above."""
+    return float(curves[0][stretch[0]] + curves[1][stretch[1]] - 1)
+
+
+def _stretch(
+    people: Sequence[str],
+    covered: Mapping[str, np.ndarray],
+    lesions: Mapping[str, np.ndarray],
+) -> tuple[int, int]:
+    """Which of `STRETCHES` the lower and the upper side need."""
+    below, above = (_first(side >= SIDE_COVERAGE) for side in _mean(covered, people))
+    with_lesions = [person for person in people if person in lesions]
+    if with_lesions:
+        lower, upper = _mean(lesions, with_lesions)
+        above = max(above, _first(lower[below] + upper - 1 >= LESION_COVERAGE))
+    return below, above
+
+
+def _mean(curves: Mapping[str, np.ndarray], people: Sequence[str]) -> np.ndarray:
+    return np.mean([curves[person] for person in people], 0)
+
+
+def _first(enough: np.ndarray) -> int:
     return int(np.argmax(enough)) if enough.any() else len(STRETCHES) - 1
 
 
-def _mean_curve(entries: Sequence[dict], person: str, key: str) -> np.ndarray | None:
+def _mean_curves(entries: Sequence[dict], person: str, key: str) -> np.ndarray | None:
+    """Over a person's subsets and sessions: (2 sides, stretches)."""
     curves = [
         figures[key]
         for entry in entries

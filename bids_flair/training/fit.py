@@ -33,7 +33,10 @@ SSIM_C1, SSIM_C2 = (0.01 * 2.2) ** 2, (0.03 * 2.2) ** 2
 
 @dataclass(frozen=True)
 class Training:
-    """What a training run is asked to do; the learning rate ends with ``steps``."""
+    """What a training run is asked to do.
+
+    The learning rate ends with ``steps``; ``structure`` is the weight of 1 - SSIM in the loss.
+    """
 
     steps: int = 1500
     seed: int = 0

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from bids_flair.models.network import STYLE_QUANTILES
 from bids_flair.models.normalisation import CONTRASTS
-from bids_flair.training.corpus import BORDER, LESION, ORDINARY, Person
+from bids_flair.training.corpus import BORDER, BRIGHT, LESION, ORDINARY, Person
 from bids_flair.training.rendering import SimulatedPerson
 
 INPUTS = len(CONTRASTS)
@@ -136,7 +136,8 @@ def _draw_centre(
 ) -> np.ndarray:
     p = (1 - sampling.lesion - sampling.border, sampling.border, sampling.lesion)
     kind = rng.choice([ORDINARY, BORDER, LESION], p=p)
-    places = person.places[kind if len(person.places[kind]) else ORDINARY]
+    kinds = (LESION, BRIGHT, ORDINARY) if kind == LESION else (kind, ORDINARY)
+    places = next(person.places[k] for k in kinds if len(person.places.get(k, ())))
     return places[rng.integers(len(places))].astype(int)
 
 

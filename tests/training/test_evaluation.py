@@ -10,15 +10,23 @@ from bids_flair.training.corpus import CHANNELS, Cut
 from bids_flair.training.evaluation import STRETCHES, calibrate, evaluate, without_curves
 
 
-def _entry(person: str, spread: float) -> dict:
-    needed = np.abs(np.random.default_rng(0).normal(0, spread, 4000))
-    curve = [float((needed <= s).mean()) for s in STRETCHES]
-    return {'person': person, 'inputs': {'T1w': {'ssim': 0.5, 'covered': curve}}}
+def _entry(person: str, spread: float, lesions: float | None = None) -> dict:
+    """Errors are normal with that spread, in units of the interval; so are those of lesions."""
+
+    def curves(sd: float) -> list[list[float]]:
+        error = np.random.default_rng(0).normal(0, sd, 20_000)
+        return [[float((side <= s).mean()) for s in STRETCHES] for side in (-error, error)]
+
+    figures = {'ssim': 0.5, 'covered': curves(spread)}
+    if lesions is not None:
+        figures['covered_lesions'] = curves(lesions)
+    return {'person': person, 'inputs': {'T1w': figures}}
 
 
 def test_the_interval_is_stretched_to_nine_tenths():
     found = calibrate([_entry('a', 1.0), _entry('b', 1.0)])
-    assert found['stretch'] == pytest.approx(1.645, abs=0.08)
+    assert found['below'] == pytest.approx(1.645, abs=0.08)
+    assert found['above'] == pytest.approx(1.645, abs=0.08)
     assert found['coverage'] == pytest.approx(0.9, abs=0.02)
 
 
@@ -26,6 +34,14 @@ def test_coverage_is_measured_on_people_who_did_not_set_it():
     found = calibrate([_entry('a', 0.5), _entry('b', 2.0)])
     # a is covered in full by b's stretch, b by a's only to 0.32 or so.
     assert found['coverage'] == pytest.approx((1.0 + 0.32) / 2, abs=0.03)
+
+
+def test_the_upper_side_reaches_up_to_lesions():
+    plain = calibrate([_entry('a', 0.5), _entry('b', 0.5)])
+    found = calibrate([_entry('a', 0.5, lesions=1.0), _entry('b', 0.5, lesions=1.0)])
+    assert found['below'] == plain['below']
+    assert found['above'] > plain['above']
+    assert found['coverage_lesions'] >= 0.78
 
 
 def test_sessions_of_a_person_do_not_count_twice():

@@ -15,6 +15,7 @@ from bids_flair.errors import BidsFlairError
 from bids_flair.models.network import Architecture
 from bids_flair.training.corpus import (
     BORDER,
+    BRIGHT,
     LESION,
     Person,
     find_cases,
@@ -231,3 +232,20 @@ def test_a_run_may_begin_with_another_models_weights(people, tmp_path):
     second, _ = fit([people], [], gentle, tmp_path / 'second.safetensors', start=first)
     for x, y in zip(first.parameters(), second.parameters(), strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=1e-6)
+
+
+def test_bright_spots_stand_in_for_lesions_that_nobody_drew(tmp_path):
+    rng = np.random.default_rng(0)
+    brain = np.zeros((40, 40, 40), bool)
+    brain[4:36, 4:36, 4:36] = True
+    flair = rng.normal(100, 2, brain.shape).astype(np.float32) * brain
+    flair[16:20, 16:20, 16:20] = 160
+    flair[26, 26, 26] = 160
+    images = {'T1w': rng.normal(900, 10, brain.shape).astype(np.float32) * brain, 'FLAIR': flair}
+    write_person(tmp_path / 'a', images, brain, np.zeros_like(brain), whole_head=False)
+    assert len(read_person(tmp_path / 'a').places[BRIGHT]) == 64
+    drawn = np.zeros_like(brain)
+    drawn[8:11, 8:11, 8:11] = True
+    write_person(tmp_path / 'b', images, brain, drawn, whole_head=False)
+    person = read_person(tmp_path / 'b')
+    assert (len(person.places[BRIGHT]), len(person.places[LESION])) == (0, 27)
