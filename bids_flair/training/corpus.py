@@ -20,7 +20,6 @@ from bids_flair.models.normalisation import (
     normalise,
     scale_factors,
 )
-from bids_flair.simulation import load_anatomy, shipped, simulate
 
 CHANNELS = (*CONTRASTS, 'FLAIR')
 RIM_MM = 4
@@ -187,20 +186,7 @@ def prepare_case(case: Case, cache: Path) -> Path:
     lesions = np.zeros_like(brain)
     if case.lesions is not None:
         lesions = grid.inputs_1mm(nib.load(case.lesions)) > 0.5
-    write_person(folder, images, brain, lesions, whole_head=False)
-    return folder
-
-
-def prepare_simulated(seed: int, cache: Path) -> Path:
-    """Simulate a person at 1 mm and normalise it into ``cache / sim-SEED``."""
-    folder = cache / f'sim-{seed:04d}'
-    if folder.exists():
-        return folder
-    rng = np.random.default_rng([seed, 1])
-    names = shipped()
-    anatomy = load_anatomy(names[seed % len(names)])
-    person = simulate(anatomy, rng, 1.0, brain_only=True)
-    write_person(folder, person.contrasts, person.brain, person.lesions, whole_head=True)
+    write_person(folder, images, brain, lesions)
     return folder
 
 
@@ -209,15 +195,13 @@ def write_person(
     images: Mapping[str, np.ndarray],
     brain: np.ndarray,
     lesions: np.ndarray,
-    whole_head: bool,
 ) -> None:
     """Normalise and write one person's volumes, cut to the brain and what is around it."""
     box = box_around(brain, RIM_MM)
     images = {name: image[box] for name, image in images.items()}
     brain, lesions = brain[box], lesions[box] & brain[box]
     depth = depth_of(brain)
-    frame = depth > -RIM_MM if whole_head else brain
-    values, presence = _channels(images, brain, frame)
+    values, presence = _channels(images, brain)
     kind = _kinds(values, depth, lesions)
     rng = np.random.default_rng(0)
     places = {
@@ -256,9 +240,9 @@ def describe(data: Iterable[Path]) -> list[dict[str, str]]:
 
 
 def _channels(
-    images: Mapping[str, np.ndarray], brain: np.ndarray, frame: np.ndarray
+    images: Mapping[str, np.ndarray], brain: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Values and presence of ``CHANNELS`` in a frame, scaled by what is in the brain."""
+    """Values and presence of ``CHANNELS`` in the brain, normalised."""
     factors = normalise({n: images[n] for n in CONTRASTS if n in images}, brain).factors
     covered = {name: coverage(image, brain) for name, image in images.items()}
     factors['FLAIR'] = scale_factors(images, covered, brain)[0]['FLAIR']
@@ -266,7 +250,7 @@ def _channels(
     presence = np.zeros(values.shape, bool)
     for i, name in enumerate(CHANNELS):
         if name in factors:
-            presence[i] = coverage(images[name], frame)
+            presence[i] = covered[name]
             scaled = images[name][presence[i]] / factors[name]
             top = LARGEST.get(name, LARGEST_WEIGHTED)
             values[i][presence[i]] = np.clip(scaled, 0, top)

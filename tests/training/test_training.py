@@ -57,7 +57,7 @@ def _write(folder: Path, seed: int) -> Person:
         name: (np.array(values)[labels] * rng.normal(1, 0.03, labels.shape)).astype(np.float32)
         for name, values in tissues.items()
     }
-    write_person(folder, images, labels > 0, labels == 3, whole_head=False)
+    write_person(folder, images, labels > 0, labels == 3)
     return read_person(folder)
 
 
@@ -242,10 +242,10 @@ def test_bright_spots_stand_in_for_lesions_that_nobody_drew(tmp_path):
     flair[16:20, 16:20, 16:20] = 160
     flair[26, 26, 26] = 160
     images = {'T1w': rng.normal(900, 10, brain.shape).astype(np.float32) * brain, 'FLAIR': flair}
-    write_person(tmp_path / 'a', images, brain, np.zeros_like(brain), whole_head=False)
+    write_person(tmp_path / 'a', images, brain, np.zeros_like(brain))
     assert len(read_person(tmp_path / 'a').places[BRIGHT]) == 64
     drawn = np.zeros_like(brain)
     drawn[8:11, 8:11, 8:11] = True
-    write_person(tmp_path / 'b', images, brain, drawn, whole_head=False)
+    write_person(tmp_path / 'b', images, brain, drawn)
     person = read_person(tmp_path / 'b')
     assert (len(person.places[BRIGHT]), len(person.places[LESION])) == (0, 27)
