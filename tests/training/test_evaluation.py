@@ -4,10 +4,19 @@ import numpy as np
 import pytest
 import torch
 
+from bids_flair.models.files import load_model
+from bids_flair.models.inference import predict
 from bids_flair.models.network import Architecture, PatchRegressor
 from bids_flair.scoring import score
-from bids_flair.training.corpus import CHANNELS, Cut
-from bids_flair.training.evaluation import STRETCHES, calibrate, evaluate, without_curves
+from bids_flair.training.corpus import CHANNELS, LESION, Cut
+from bids_flair.training.evaluation import (
+    STRETCHES,
+    calibrate,
+    choose,
+    evaluate,
+    without_curves,
+)
+from bids_flair.training.rendering import draw_site, prepare_head, read_head
 
 
 def _entry(person: str, spread: float, lesions: float | None = None) -> dict:
@@ -65,3 +74,18 @@ def test_every_subset_at_hand_is_scored():
     assert set(entry['inputs']) == {'T1w+T2w', 'T1w', 'T2w'}
     shown = without_curves([entry])[0]['inputs']['T1w']
     assert set(shown) == set(score(values[0], values[1], depth > 0))
+
+
+@pytest.mark.slow
+def test_the_default_model_finds_the_lesions_of_a_head_it_never_saw(tmp_path):
+    person = read_head(prepare_head(100_001, tmp_path))
+    rng = np.random.default_rng([100_000, 1])
+    cut = person.whole(rng, draw_site(rng))
+    brain, lesions = cut.depth > 0, (cut.kind == LESION) & (cut.depth > 0)
+    inputs = choose(cut, [CHANNELS.index('T1w'), CHANNELS.index('T2w')])
+    mean, _, _ = predict(load_model('default').network, inputs, brain, torch.device('cpu'))
+    found = score(mean, cut.values[-1], brain, lesions, cut.values[0])
+    assert found['ssim'] > 0.7
+    assert found['lesion_auc_pred'] > 0.9
+    fluid = cut.values[-1][brain] < 0.4
+    assert np.median(mean[brain][fluid]) < 0.5
