@@ -15,7 +15,6 @@ from bids_flair.simulation import artefacts, diffusion, physics
 from bids_flair.simulation.anatomy import Head, load_anatomy, make_head, rotation, shipped
 from bids_flair.simulation.contrasts import (
     Scan,
-    Variation,
     draw_variation,
     epi_signals,
     low_resolution,
@@ -102,7 +101,7 @@ def weighted_image(
     rng: np.random.Generator,
     head: Head,
     tissues: dict[str, Tissue],
-    variation: Variation,
+    variation: np.ndarray,
     scan: Scan,
     *,
     flipped: bool,
@@ -215,7 +214,8 @@ def write_participant(
     field = float(rng.choice([1.5, 3.0]))
     head = make_head(load_anatomy(anatomy), rng, voxel_mm, mirror=False)
     add_pathology(rng, head)
-    tissues, variation = physics.draw_tissues(rng, field), draw_variation(rng, head)
+    tissues = physics.draw_tissues(rng, field)
+    variation = draw_variation(rng, head.shape, head.voxel_mm)[:, head.inside]
     stem = folder / f'sub-{label}'
     for name, scan in draw_raw_scans(rng, tissues, voxel_mm).items():
         sliced = scan.spacing_mm[2] > voxel_mm

@@ -120,9 +120,7 @@ def add_focal_lesions(rng: np.random.Generator, head: Head, place: Place, count:
         amount = inside * rng.uniform(0.7, 1.0)
         move(head, rows, amount, 'lesion', ('white', 'deep', 'pallidum'))
         move(head, rows, amount * rng.uniform(0.1, 0.7), 'lesion', ('cortex',))
-        # Tissue loss grows towards the middle: from nothing to a black hole in T1w.
-        severity = rng.uniform(0, 1) ** 1.5
-        move(head, rows, severity * inside**2, 'oedema', ('lesion',))
+        _lose_tissue(rng, head, rows, rng.uniform(0, 1) ** 1.2 * inside**2)
 
 
 def add_confluent_lesions(
@@ -139,8 +137,20 @@ def add_confluent_lesions(
     amount *= np.clip((place.from_cortex - 1.5) / 2, 0, 1) * rng.uniform(0.7, 1.0)
     rows = np.flatnonzero(amount > 0.02)
     move(head, rows, amount[rows], 'lesion', ('white',))
-    severity = rng.uniform(0, 0.8) * np.clip(0.5 + 0.4 * texture[rows], 0, 1)
-    move(head, rows, severity * amount[rows] ** 2, 'oedema', ('lesion',))
+    severity = rng.uniform(0, 1) * np.clip(0.7 + 0.4 * texture[rows], 0, 1)
+    _lose_tissue(rng, head, rows, severity * amount[rows] ** 2)
+
+
+def _lose_tissue(
+    rng: np.random.Generator, head: Head, rows: np.ndarray, severity: np.ndarray
+) -> None:
+    """From nothing (0) to a black hole in T1w (1): longer T1 and T2, and free water in between.
+
+    Free water is what T2w shows and FLAIR does not: lesions of one patient that are brighter than
+    others in T2w are hardly brighter in FLAIR.
+    """
+    move(head, rows, severity, 'oedema', ('lesion',))
+    move(head, rows, rng.uniform(0, 0.35) * severity, 'sulcus', ('lesion', 'oedema'))
 
 
 def add_halo(rng: np.random.Generator, head: Head, place: Place) -> None:
@@ -211,7 +221,7 @@ def add_pathology(rng: np.random.Generator, head: Head) -> None:
     add_perivascular_spaces(rng, head, place, int(rng.integers(0, 12)))
     if rng.random() < 0.65:
         add_focal_lesions(rng, head, place, int(rng.geometric(0.05)))
-    if rng.random() < 0.35:
+    if rng.random() < 0.45:
         add_confluent_lesions(rng, head, place, rng.beta(1.2, 2.5))
     if rng.random() < 0.15:
         add_lacunes(rng, head, place, int(rng.integers(1, 4)))

@@ -25,6 +25,8 @@ TISSUES = (
 )  # fmt: skip
 BRAIN = TISSUES[1:7]
 PATHOLOGY = TISSUES[12:]
+# Relative change of T1 or T2 over which `expansion` measures a slope.
+STEP = 0.03
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ _RANGES = {
         'deep': Range((820, 1020), (76, 90), (0.75, 0.82), (0.74, 0.88), (0.15, 0.28), 0.75),
         'pallidum': Range((720, 860), (55, 70), (0.70, 0.76), (0.76, 0.88), (0.2, 0.35), 0.9),
         'lesion': Range((880, 1500), (92, 125), (0.74, 0.86), (0.95, 1.5), (0.15, 0.30), 0.35),
-        'oedema': Range((1100, 1800), (105, 160), (0.78, 0.9), (1.2, 1.8), (0.10, 0.25), 0.25),
+        'oedema': Range((1200, 2200), (105, 160), (0.78, 0.9), (1.2, 1.8), (0.10, 0.25), 0.25),
         'tumour': Range((1100, 1700), (92, 140), (0.78, 0.9), (1.0, 1.5), (0.08, 0.2), 0.4),
         'necrosis': Range((2000, 3600), (200, 700), (0.9, 1.0), (1.6, 2.5), (0.03, 0.1), 0.05),
     },
@@ -104,7 +106,7 @@ _RANGES = {
         'deep': Range((1020, 1220), (62, 76), (0.75, 0.82), (0.74, 0.88), (0.15, 0.28), 0.75),
         'pallidum': Range((900, 1080), (42, 56), (0.70, 0.76), (0.76, 0.88), (0.2, 0.35), 0.9),
         'lesion': Range((1100, 1800), (78, 112), (0.74, 0.86), (0.95, 1.5), (0.15, 0.30), 0.35),
-        'oedema': Range((1300, 2000), (92, 140), (0.78, 0.9), (1.2, 1.8), (0.10, 0.25), 0.25),
+        'oedema': Range((1400, 2400), (92, 140), (0.78, 0.9), (1.2, 1.8), (0.10, 0.25), 0.25),
         'tumour': Range((1300, 1900), (78, 122), (0.78, 0.9), (1.0, 1.5), (0.08, 0.2), 0.4),
         'necrosis': Range((2200, 3700), (180, 600), (0.9, 1.0), (1.6, 2.5), (0.03, 0.1), 0.05),
     },
@@ -118,9 +120,9 @@ _T2_OF_WHITE = {
     'cortex': (1.05, 1.19),
     'deep': (0.94, 1.05),
     'pallidum': (0.72, 0.88),
-    'lesion': (1.20, 1.60),
-    'tumour': (1.25, 1.85),
-    'oedema': (1.40, 2.05),
+    'lesion': (1.15, 1.50),
+    'tumour': (1.20, 1.75),
+    'oedema': (1.30, 1.90),
 }
 
 
@@ -264,6 +266,22 @@ def signals(sequence: Sequence, tissues: Mapping[str, Tissue]) -> np.ndarray:
     return np.array([sequence.signal(tissues[name]) for name in TISSUES], np.float32)
 
 
+def expansion(sequence: Sequence, tissues: Mapping[str, Tissue]) -> np.ndarray:
+    """Signals of the tissues, and how they grow with the logarithms of T1 and of T2.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32, (3, tissues), in the order of `TISSUES`.
+    """
+    plain = signals(sequence, tissues)
+    slopes = []
+    for name in ('t1', 't2'):
+        longer = {key: scaled(tissue, name, 1 + STEP) for key, tissue in tissues.items()}
+        slopes.append((signals(sequence, longer) - plain) / STEP)
+    return np.stack([plain, *slopes]).astype(np.float32)
+
+
 def axial_tensor(md: float, fa: float) -> tuple[float, float]:
     """Diffusivities along and across the fibre of an axially symmetric tensor.
 
@@ -328,7 +346,8 @@ def _implausible(sequence: Flair, tissues: Mapping[str, Tissue]) -> float:
     cortex, lesion, fluid = (
         sequence.signal(tissues[name]) / white for name in ('cortex', 'lesion', 'ventricle')
     )
-    short = (1.12 - cortex, cortex - 1.45, max(1.3, cortex + 0.15) - lesion, abs(fluid) - 0.3)
+    faint, glaring = max(1.25, cortex + 0.1) - lesion, lesion - 1.8
+    short = (1.12 - cortex, cortex - 1.45, faint, glaring, abs(fluid) - 0.3)
     return sum(max(0.0, float(amount)) for amount in short)
 
 

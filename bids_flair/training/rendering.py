@@ -80,7 +80,7 @@ class SimulatedPerson:
         site = draw_site(rng)
         sample = np.zeros((len(self.sample), len(CHANNELS)), np.float32)
         for name, scan in site.scans.items():
-            signals = _signals(scan.sequence, site.tissues)
+            signals = _signals(scan.sequence, site.tissues)[0]
             sample[:, CHANNELS.index(name)] = self._shown(signals)
         first = CHANNELS.index(DIFFUSION[0])
         sample[:, first : first + len(DIFFUSION)] = self.sample[:, len(TISSUES) : -1]
@@ -99,22 +99,24 @@ class SimulatedPerson:
         """Scan a box at one site."""
         whole = tuple(n + 2 * REACH for n in shape)
         fractions = cut_box(self.fractions, [c - REACH for c in corner], whole)
-        fractions = fractions.reshape(len(TISSUES), -1).astype(np.float32) / 255
+        fractions = fractions.reshape(len(TISSUES), -1)
+        here = fractions.any(1)
+        fractions = fractions[here].astype(np.float32) / 255
         sample = np.zeros((len(self.sample), len(CHANNELS)), np.float32)
         values = np.zeros((len(CHANNELS), *shape), np.float32)
-        spread = rng.uniform(0.015, 0.05), rng.uniform(0.02, 0.06)
-        fields = [artefacts.smooth_field(rng, whole, mm).ravel() for mm in rng.uniform(10, 25, 2)]
-        for name, scan in site.scans.items():
+        variation = contrasts.draw_variation(rng, whole, 1.0).reshape(2, -1)
+        signals = np.stack([_signals(s.sequence, site.tissues) for s in site.scans.values()])
+        parts = signals[..., here].reshape(-1, len(fractions)) @ fractions
+        parts = parts.reshape(*signals.shape[:2], -1)
+        for k, (name, scan) in enumerate(site.scans.items()):
             i = CHANNELS.index(name)
-            signals = _signals(scan.sequence, site.tissues)
-            slopes = _slopes(scan.sequence, site.tissues, spread)
-            plain, by_t1, by_t2 = np.stack([signals, *slopes]) @ fractions
-            signal = (plain + by_t1 * fields[0] + by_t2 * fields[1]).reshape(whole)
-            image = artefacts.acquire(
-                rng, signal, 1.0, scan.spacing_mm, 1 / scan.snr, scan.shift_mm
-            )
+            plain, by_t1, by_t2 = parts[k]
+            signal = (plain + by_t1 * variation[0] + by_t2 * variation[1]).reshape(whole)
+            # A target that has moved teaches nothing but blur.
+            shift = (0.0, 0.0, 0.0) if name == 'FLAIR' else scan.shift_mm
+            image = artefacts.acquire(rng, signal, 1.0, scan.spacing_mm, 1 / scan.snr, shift)
             values[i] = image[REACH:-REACH, REACH:-REACH, REACH:-REACH]
-            sample[:, i] = self._shown(signals)
+            sample[:, i] = self._shown(signals[k, 0])
         for k, name in enumerate(DIFFUSION):
             i = CHANNELS.index(name)
             values[i] = cut_box(self.diffusion[k], corner, shape)
@@ -189,21 +191,5 @@ def read_head(folder: Path) -> SimulatedPerson:
 
 
 def _signals(sequence: PulseSequence, tissues: dict[str, Tissue]) -> np.ndarray:
-    """Signals of the tissues in units of white matter, (tissues,)."""
-    return physics.signals(sequence, tissues) / _white(sequence, tissues)
-
-
-def _slopes(
-    sequence: PulseSequence, tissues: dict[str, Tissue], spread: tuple[float, float]
-) -> list[np.ndarray]:
-    """How the signals change where T1, or T2, is one standard deviation longer."""
-    slopes = []
-    for name, sd in zip(('t1', 't2'), spread, strict=True):
-        other = {k: physics.scaled(t, name, 1 + sd) for k, t in tissues.items()}
-        change = physics.signals(sequence, other) - physics.signals(sequence, tissues)
-        slopes.append(change / _white(sequence, tissues))
-    return slopes
-
-
-def _white(sequence: PulseSequence, tissues: dict[str, Tissue]) -> float:
-    return abs(sequence.signal(tissues['white']))
+    """`physics.expansion` in units of white matter: (3, tissues)."""
+    return physics.expansion(sequence, tissues) / abs(sequence.signal(tissues['white']))

@@ -19,7 +19,7 @@ from bids_flair.training.rendering import SimulatedPerson
 
 INPUTS = len(CONTRASTS)
 T1W, T2W, MD, FA, S0 = range(INPUTS)
-LESION_WEIGHT = 3.0
+LESION_WEIGHT = 4.0
 # Where a brain mask may end: so deep, in mm.
 EDGES = (-3, -2, -1, 0, 0, 0, 0, 1)
 

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from bids_flair.simulation import artefacts, diffusion, load_anatomy, shipped, simulate
-from bids_flair.simulation.physics import TISSUES, draw_tissues
+from bids_flair.simulation.contrasts import draw_scans, draw_variation
+from bids_flair.simulation.physics import TISSUES, draw_tissues, expansion
 
 
 def test_sampling_and_resampling_keep_a_constant_and_a_straight_line():
@@ -56,6 +58,31 @@ def test_gradient_directions_are_unit_and_spread():
     vectors = diffusion.gradient_directions(16, np.random.default_rng(0))
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1)
     np.testing.assert_allclose(np.linalg.eigvalsh(vectors.T @ vectors / 16), 1 / 3, atol=0.1)
+
+
+def test_white_matter_has_the_texture_of_real_scans():
+    """Six real scans, 2 to 4 mm: T1w varies by .9 %, T2w by 2.4 to 3.6 %; T2w and FLAIR alike."""
+    textures = [white_matter_texture(np.random.default_rng(seed)) for seed in range(6)]
+    spread = np.mean([[band.std() for band in bands.values()] for bands in textures], 0)
+    assert 0.006 < spread[0] < 0.02
+    assert np.all((spread[1:] > 0.012) & (spread[1:] < 0.04))
+    assert np.mean([correlation(bands, 'T2w', 'FLAIR') for bands in textures]) > 0.7
+    assert -0.8 < np.mean([correlation(bands, 'T1w', 'T2w') for bands in textures]) < -0.2
+
+
+def white_matter_texture(rng):
+    variation = draw_variation(rng, (40, 40, 40), 1.0)
+    tissues = draw_tissues(rng, 3.0)
+    bands = {}
+    for name, scan in draw_scans(rng, 3.0, tissues).items():
+        plain, by_t1, by_t2 = expansion(scan.sequence, tissues)[:, TISSUES.index('white')]
+        texture = (variation[0] * by_t1 + variation[1] * by_t2) / plain
+        bands[name] = gaussian_filter(texture, 2) - gaussian_filter(texture, 4)
+    return bands
+
+
+def correlation(bands, one, other):
+    return np.corrcoef(bands[one].ravel(), bands[other].ravel())[0, 1]
 
 
 @pytest.fixture(scope='module')

@@ -85,7 +85,7 @@ def test_the_default_model_finds_the_lesions_of_a_head_it_never_saw(tmp_path):
     inputs = choose(cut, [CHANNELS.index('T1w'), CHANNELS.index('T2w')])
     mean, _, _ = predict(load_model('default').network, inputs, brain, torch.device('cpu'))
     found = score(mean, cut.values[-1], brain, lesions, cut.values[0])
-    assert found['ssim'] > 0.7
+    assert found['ssim'] > 0.6
     assert found['lesion_auc_pred'] > 0.9
     fluid = cut.values[-1][brain] < 0.4
     assert np.median(mean[brain][fluid]) < 0.5

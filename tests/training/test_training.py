@@ -19,6 +19,7 @@ from bids_flair.training.corpus import (
     LESION,
     Person,
     find_cases,
+    implant_lesions,
     prepare_case,
     read_person,
     t1w_curve,
@@ -109,7 +110,9 @@ def test_every_subset_of_the_contrasts_occurs_and_never_none():
     assert seen == set(itertools.product([False, True], repeat=5)) - {(False,) * 5}
 
 
-def test_lesions_are_sampled_more_often_than_they_are(people):
+def test_lesions_are_sampled_more_often_than_they_are(people, monkeypatch):
+    monkeypatch.setattr('bids_flair.training.corpus.IMPLANTED', 0.0)
+
     def share(lesion: float) -> float:
         sampling = Sampling(block=8, batch=2, lesion=lesion, border=0.0)
         weights = torch.cat([
@@ -249,3 +252,24 @@ def test_bright_spots_stand_in_for_lesions_that_nobody_drew(tmp_path):
     write_person(tmp_path / 'b', images, brain, drawn)
     person = read_person(tmp_path / 'b')
     assert (len(person.places[BRIGHT]), len(person.places[LESION])) == (0, 27)
+
+
+def test_lesions_put_into_white_matter_look_like_lesions(people):
+    """Darker in T1w, brighter in T2w and FLAIR; fluid and what is outside the brain stay."""
+    person, found = people[0], 0
+    for seed in range(12):
+        whole = person.whole()
+        values = whole.values.copy()
+        before = whole.values
+        kind = implant_lesions(
+            np.random.default_rng(seed), values, whole.presence, np.zeros_like(whole.kind)
+        )
+        lesion = kind == LESION
+        found += lesion.any()
+        assert (values[0][lesion] < before[0][lesion]).all()
+        assert (values[1][lesion] > before[1][lesion]).all()
+        assert (values[5][lesion] > before[5][lesion]).all()
+        fluid = before[1] > 2.3
+        np.testing.assert_array_equal(values[:, fluid], before[:, fluid])
+        np.testing.assert_array_equal(values[~whole.presence], before[~whole.presence])
+    assert found > 5
