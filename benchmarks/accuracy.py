@@ -38,12 +38,12 @@ from bids_flair.training.build_a_flair import (
     predict_voxels,
     train_paper,
 )
-from bids_flair.training.corpus import CHANNELS, LESION, Cut, find_cases, prepare_case, read_person
+from bids_flair.training.corpus import LESION, Cut, find_cases, prepare_case, read_person
 from bids_flair.training.evaluation import choose
 from bids_flair.training.rendering import draw_site, prepare_head, read_head
 
 LOGGER = logging.getLogger('accuracy')
-FLAIR = CHANNELS.index('FLAIR')
+FLAIR = CONTRASTS.index('FLAIR')
 CPU = torch.device('cpu')
 # Simulated people have numbers that no training of the default model uses.
 FIRST_TRAINED, FIRST_TESTED = 300_000, 400_000
@@ -64,11 +64,6 @@ class Task:
     epochs: int
     unet_minutes: float
     seed: int
-
-    @property
-    def chosen(self) -> list[int]:
-        """Positions of the contrasts."""
-        return [CONTRASTS.index(name) for name in self.contrasts]
 
 
 def main() -> None:
@@ -116,7 +111,7 @@ def _parse() -> argparse.Namespace:
     add('--simulated-train', type=int, default=0, metavar='N', help='simulated people to train on')
     add('--simulated-test', type=int, default=0, metavar='N', help='simulated people to score on')
     add('--model', default='default', help='name or file of a model (default: %(default)s)')
-    add('--inputs', nargs='+', default=['T1w', 'T2w'], choices=CONTRASTS)
+    add('--inputs', nargs='+', default=['T1w', 'T2w'], choices=CONTRASTS[:-1])
     add('--methods', nargs='+', default=list(METHODS), choices=list(METHODS))
     add('--epochs', type=int, default=500, help="of the paper's recipe (default: %(default)s)")
     add('--unet-minutes', type=float, default=15, help='default: %(default)s')
@@ -197,7 +192,9 @@ def _simulate(number: int, cache: Path) -> Cut:
 
 def _prepare_model(task: Task) -> Predictor:
     def run(cut: Cut) -> np.ndarray:
-        return predict(task.model.network, choose(cut, task.chosen), brain_of(cut), CPU)[0]
+        network = task.model.network
+        inputs = choose(cut, task.contrasts)
+        return predict(network, inputs, brain_of(cut), CPU)[0]
 
     return run
 
@@ -258,11 +255,12 @@ def _prepare_unet(task: Task) -> Predictor:
         strides=(2, 2, 2),
         num_res_units=2,
     )
-    people = [_volumes(cut, task.chosen) for cut in task.trained]
+    people = [_volumes(cut, task.contrasts) for cut in task.trained]
     _train_unet(network, people, rng, task.unet_minutes)
 
     def run(cut: Cut) -> np.ndarray:
-        values = torch.from_numpy(choose(cut, task.chosen).values[task.chosen])[None]
+        inputs = choose(cut, task.contrasts).pick(task.contrasts)
+        values = torch.from_numpy(inputs.values)[None]
         with torch.inference_mode():
             found = sliding_window_inference(values, 3 * (96,), 1, network, overlap=0.25)
         return np.where(brain_of(cut), np.maximum(found[0, 0].numpy(), 0), 0)
@@ -270,10 +268,11 @@ def _prepare_unet(task: Task) -> Predictor:
     return run
 
 
-def _volumes(cut: Cut, chosen: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _volumes(cut: Cut, contrasts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Inputs, FLAIR and brain as channels of one volume, and the brain's voxels."""
     brain = brain_of(cut)
-    parts = [choose(cut, chosen).values[chosen], cut.values[FLAIR][None], brain[None]]
+    inputs = choose(cut, contrasts).pick(contrasts)
+    parts = [inputs.values, cut.values[FLAIR][None], brain[None]]
     return np.concatenate(parts).astype(np.float32), np.argwhere(brain).astype(np.int16)
 
 

@@ -19,7 +19,7 @@ import torch
 from bids_flair.models.files import load_model
 from bids_flair.models.inference import predict
 from bids_flair.scoring import best_scale, score
-from bids_flair.training.corpus import CHANNELS, LESION, find_cases, prepare_case, read_person
+from bids_flair.training.corpus import LESION, find_cases, prepare_case, read_person
 from bids_flair.training.evaluation import choose
 
 matplotlib.use('Agg')
@@ -54,7 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         cut = read_person(prepare_case(case, Path(cache))).whole()
         brain = (cut.depth > 0) & cut.presence[-1]
-        inputs = choose(cut, [CHANNELS.index(name) for name in args.inputs])
+        inputs = choose(cut, args.inputs)
         mean, below, above = predict(model.network, inputs, brain, torch.device('cpu'))
     true = cut.values[-1] * brain
     synthetic = mean * best_scale(mean[brain], true[brain])

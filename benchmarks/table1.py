@@ -33,7 +33,7 @@ from bids_flair.models.inference import predict
 from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.scoring import score
 from bids_flair.training.build_a_flair import Recipe, brain_of, predict_paper, train_paper
-from bids_flair.training.corpus import CHANNELS, Cut
+from bids_flair.training.corpus import Cut
 from bids_flair.training.evaluation import choose
 from bids_flair.training.rendering import draw_site, prepare_head, read_head
 
@@ -204,13 +204,13 @@ def _score_paper(group: Group, contrasts: Sequence[str], recipe: Recipe) -> floa
 
 
 def _score_model(group: Group, contrasts: Sequence[str], model: Model) -> float:
-    inputs = choose(group.tested, [CONTRASTS.index(name) for name in contrasts])
+    inputs = choose(group.tested, contrasts)
     brain = brain_of(group.tested)
     return _ssim(predict(model.network, inputs, brain, torch.device('cpu'))[0], group.tested)
 
 
 def _ssim(pred: np.ndarray, cut: Cut) -> float:
-    return score(pred, cut.values[CHANNELS.index('FLAIR')], brain_of(cut))['ssim']
+    return score(pred, cut.values[CONTRASTS.index('FLAIR')], brain_of(cut))['ssim']
 
 
 def _report(

@@ -305,7 +305,8 @@ def _write_output(path: Path, output) -> None:
 
 def test_the_model_knows_the_inputs_of_the_descriptor():
     from bids_flair.interfaces.synthesis import SynthesizeFlair
-    from bids_flair.models.normalisation import CONTRASTS
+    from bids_flair.models.network import Architecture
 
-    assert load_descriptor().model_inputs == CONTRASTS
-    assert set(CONTRASTS) <= set(SynthesizeFlair.input_spec().trait_get())
+    inputs = Architecture().inputs
+    assert load_descriptor().model_inputs == inputs
+    assert set(inputs) <= set(SynthesizeFlair.input_spec().trait_get())

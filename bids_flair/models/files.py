@@ -59,7 +59,8 @@ def load_model(name_or_path: str | Path) -> Model:
             f'expected {card["sha256"][:12]}...). Copy both files of the model again.',
             ExitCode.DATA_UNUSABLE,
         )
-    network = PatchRegressor(Architecture(**card['architecture']))
+    shape = card['architecture']
+    network = PatchRegressor(Architecture(**shape | {'inputs': tuple(shape['inputs'])}))
     try:
         network.load_state_dict(load_tensors(content))
     except (SafetensorError, RuntimeError) as error:

@@ -108,13 +108,14 @@ def synthesis_of(
     """As :func:`synthesize`, and say how sure it is and how it came about."""
     loaded = model if isinstance(model, Model) else load_model(model)
     torch_device = pick_device(device)
-    reference = check_grids(images, mask)
+    reference = check_grids(images, mask, loaded.network.architecture.inputs)
     grid = Grid.around(reference, brain_mask(images) if mask is None else mask)
     inputs = {name: grid.inputs_1mm(image) for name, image in images.items()}
     brain = grid.brain_1mm()
     normalised = normalise(inputs, brain)
     mean, below, above = predict(loaded.network, normalised, brain, torch_device)
-    unfamiliarity = loaded.network.familiarity().score(style(normalised, brain))
+    seen = style(normalised.pick(loaded.network.architecture.inputs), brain)
+    unfamiliarity = loaded.network.familiarity().score(seen)
     calibration = loaded.card.get('calibration', {})
     below *= calibration.get('below', 1.0)
     above *= calibration.get('above', 1.0)
@@ -141,9 +142,11 @@ def _unfamiliar(score: float) -> tuple[str, ...]:
 
 
 def predict(
-    network: PatchRegressor, inputs: Normalised, mask: np.ndarray, device: torch.device
-) -> tuple[np.ndarray, np.ndarray]:
+    network: PatchRegressor, images: Normalised, mask: np.ndarray, device: torch.device
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Predict every voxel of a mask on a 1 mm grid in RAS order.
+
+    Of the images (all of `CONTRASTS`) the network sees those that are its inputs.
 
     Returns
     -------
@@ -152,6 +155,7 @@ def predict(
         before calibration; 0 outside the mask.
     """
     network = network.to(device)
+    inputs = images.pick(network.architecture.inputs)
     halo, stride = network.architecture.halo, network.architecture.stride
     length = stride * math.ceil(TILE / stride)
     out = np.zeros((3, *mask.shape), np.float32)
@@ -207,14 +211,18 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def check_grids(images: Mapping[str, SpatialImage], mask: SpatialImage | None) -> SpatialImage:
+def check_grids(
+    images: Mapping[str, SpatialImage],
+    mask: SpatialImage | None,
+    known: Sequence[str] = CONTRASTS,
+) -> SpatialImage:
     """Make sure that all images are known contrasts on one grid, and return one of them."""
-    unknown = sorted(set(images) - set(CONTRASTS))
+    unknown = sorted(set(images) - set(known))
     if unknown:
-        raise ValueError(f'unknown contrasts {unknown}: use {list(CONTRASTS)}')
+        raise ValueError(f'unknown contrasts {unknown}: use {list(known)}')
     if not images:
-        raise ValueError(f'no image given: at least one of {list(CONTRASTS)} is needed')
-    named = {name: images[name] for name in CONTRASTS if name in images}
+        raise ValueError(f'no image given: at least one of {list(known)} is needed')
+    named = {name: images[name] for name in known if name in images}
     named |= {} if mask is None else {'mask': mask}
     first, reference = next(iter(named.items()))
     for name, image in named.items():
@@ -233,7 +241,7 @@ def check_grids(images: Mapping[str, SpatialImage], mask: SpatialImage | None) -
 
 def brain_mask(images: Mapping[str, SpatialImage]) -> nib.Nifti1Image:
     """The brain: what is not zero in stripped images, else extracted from the best one."""
-    best = next(name for name in ('T1w', 'T2w', 'S0', 'MD', 'FA') if name in images)
+    best = next(n for n in ('T1w', 'T2w', 'FLAIR', 'S0', 'MD', 'FA') if n in images)
     image = images[best]
     data = np.asarray(image.dataobj, dtype=np.float32).reshape(_shape(image))
     if best in ('MD', 'FA') or _is_stripped(data):

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from bids_flair.models.familiarity import Familiarity
 
 PATCH = 5
-# What a value is centred on and divided by: T1w, T2w, MD, FA, S0.
-CENTRES = (0.8, 1.5, 1.1, 0.25, 1.4)
-SPREADS = (0.25, 0.8, 0.6, 0.2, 0.6)
+# What a value is centred on and divided by.
+CENTRES = {'T1w': 0.8, 'T2w': 1.5, 'MD': 1.1, 'FA': 0.25, 'S0': 1.4, 'FLAIR': 1.0}
+SPREADS = {'T1w': 0.25, 'T2w': 0.8, 'MD': 0.6, 'FA': 0.2, 'S0': 0.6, 'FLAIR': 0.3}
 # Of every contrast's values over the brain: what tells one protocol from another.
 STYLE_QUANTILES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
 # The interval that is predicted around the mean.
@@ -27,17 +27,22 @@ LOW, HIGH = 0.05, 0.95
 class Architecture:
     """Shape of a :class:`PatchRegressor`.
 
-    ``contrasts`` inputs give two channels each; ``levels`` patches are seen at 1, 2, 4, ... mm;
+    ``inputs`` give two channels each; ``levels`` patches are seen at 1, 2, 4, ... mm;
     ``stem`` filters per patch, ``width`` features and ``blocks`` residual blocks per level;
     ``style`` features of the whole image's values say how its protocol shows tissue.
     """
 
-    contrasts: int = 5
+    inputs: tuple[str, ...] = ('T1w', 'T2w', 'MD', 'FA', 'S0')
     levels: int = 3
     stem: int = 32
     width: int = 64
     blocks: int = 2
     style: int = 48
+
+    @property
+    def contrasts(self) -> int:
+        """Number of inputs, C."""
+        return len(self.inputs)
 
     @property
     def stride(self) -> int:
@@ -69,9 +74,9 @@ class PatchRegressor(nn.Module):
         self.reach = nn.Sequential(
             nn.Linear(architecture.width, 32), nn.ReLU(), nn.Linear(32, 2), nn.Softplus()
         )
-        columns = (slice(architecture.contrasts), None, None, None)
-        self.register_buffer('centres', torch.tensor(CENTRES)[columns])
-        self.register_buffer('spreads', torch.tensor(SPREADS)[columns])
+        for key, known in (('centres', CENTRES), ('spreads', SPREADS)):
+            constants = torch.tensor([known[name] for name in architecture.inputs])
+            self.register_buffer(key, constants[:, None, None, None])
         values = architecture.contrasts * len(STYLE_QUANTILES)
         self.register_buffer('style_mean', torch.zeros(values))
         self.register_buffer('style_covariance', torch.eye(values))

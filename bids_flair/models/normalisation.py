@@ -4,13 +4,13 @@ Weighted images (T1w, T2w, S0, FLAIR) are divided by their own white-matter mode
 1e-3 mm2/s, and FA are physical and stay as they are, but for a power of ten.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d, label
 
-CONTRASTS = ('T1w', 'T2w', 'MD', 'FA', 'S0')
+CONTRASTS = ('T1w', 'T2w', 'MD', 'FA', 'S0', 'FLAIR')
 WEIGHTED = ('T1w', 'T2w', 'S0', 'FLAIR')
 # Medians over a healthy brain, in the units the model wants (1e-3 mm2/s, none).
 TYPICAL = {'MD': 0.9, 'FA': 0.2}
@@ -22,13 +22,13 @@ HOLE_VOXELS = 1000
 
 @dataclass(frozen=True)
 class Normalised:
-    """What the model is given.
+    """Images that mean the same on every scanner.
 
     Attributes
     ----------
-    values : ndarray of float32, shape (5, X, Y, Z)
-        In the order of ``CONTRASTS``; 0 where absent.
-    presence : ndarray of bool, shape (5, X, Y, Z)
+    values : ndarray of float32, shape (contrasts, X, Y, Z)
+        In the order of ``CONTRASTS``, or of what was picked of them; 0 where absent.
+    presence : ndarray of bool, shape (contrasts, X, Y, Z)
         Where in the mask each contrast was acquired.
     factors : dict
         Per contrast, what its values were divided by.
@@ -40,6 +40,11 @@ class Normalised:
     presence: np.ndarray
     factors: dict[str, float]
     warnings: tuple[str, ...]
+
+    def pick(self, names: Sequence[str]) -> 'Normalised':
+        """Some of `CONTRASTS`, in the order given: what one network takes."""
+        chosen = [CONTRASTS.index(name) for name in names]
+        return replace(self, values=self.values[chosen], presence=self.presence[chosen])
 
 
 def normalise(images: Mapping[str, np.ndarray], mask: np.ndarray) -> Normalised:
@@ -113,16 +118,18 @@ def white_matter(
 
     White matter is the upper peak of a T1w, the lower half of a T2w or S0, and has low MD and
     high FA. Asking all of them keeps grey matter and lesions out where the T1w shows little
-    contrast.
+    contrast. In a FLAIR, white matter lies in the lower half, too; it is asked where it is the
+    only anatomical image.
     """
     white = mask.copy()
+    dark = {'T2w', 'S0'} if {'T1w', 'T2w'} & set(images) else {'S0', 'FLAIR'}
     for name, image in images.items():
         here = covered[name]
         if not here.any():
             continue
         if name == 'T1w':
             white &= ~here | _around(image, upper_peak(image[here]), 0.1)
-        elif name in ('T2w', 'S0'):
+        elif name in dark:
             white &= ~here | (image < np.median(image[here]))
         elif name == 'MD':
             white &= ~here | (image / factors['MD'] < 1.0)

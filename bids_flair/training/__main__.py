@@ -17,7 +17,6 @@ from bids_flair.models.familiarity import Familiarity
 from bids_flair.models.files import load_model, save_model
 from bids_flair.models.inference import pick_device
 from bids_flair.models.network import Architecture
-from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.training.corpus import Person, describe, find_cases, prepare_case, read_person
 from bids_flair.training.evaluation import calibrate, evaluate, without_curves
 from bids_flair.training.fit import Training, fit
@@ -57,7 +56,8 @@ def main() -> None:
     network, step = fit(
         real, simulated, training, checkpoint, args.minutes, device, start and start.network
     )
-    styles = draw_styles(real, simulated, training.sampling, args.seed, STYLES)
+    inputs = training.architecture.inputs
+    styles = draw_styles(real, simulated, training.sampling, inputs, args.seed, STYLES)
     network.remember(Familiarity.of(styles, np.random.default_rng(args.seed)))
     scores = [evaluate(network, p.name, p.whole(), device) for p in left_out]
     scores += _score_simulated(network, args.test_simulated, cache, device)
@@ -144,8 +144,8 @@ def _card(
     return {
         'name': args.name,
         'version': bids_flair.__version__,
-        'inputs': list(CONTRASTS),
-        'target': 'FLAIR',
+        'inputs': list(training.architecture.inputs),
+        'target': training.sampling.target,
         'normalisation': {
             'weighted images': 'divided by their white-matter mode',
             'MD': '1e-3 mm2/s',

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from bids_flair.models.network import PATCH
 from bids_flair.models.normalisation import CONTRASTS
-from bids_flair.training.corpus import CHANNELS, Cut
+from bids_flair.training.corpus import Cut
 from bids_flair.training.evaluation import choose
 
 LOGGER = logging.getLogger(__name__)
@@ -106,15 +106,14 @@ class PaperNetwork(nn.Module):
 
 def brain_of(cut: Cut) -> np.ndarray:
     """Where a person is trained and scored on: bool, in the brain and with a FLAIR."""
-    return (cut.depth > 0) & cut.presence[CHANNELS.index('FLAIR')]
+    return (cut.depth > 0) & cut.presence[CONTRASTS.index('FLAIR')]
 
 
 def patches_of(cut: Cut, contrasts: Sequence[str]) -> Patches:
     """The patches of some contrasts of a person; 0 outside the brain, as where one is absent."""
-    chosen = [CONTRASTS.index(name) for name in contrasts]
     return Patches(
-        patch_windows(choose(cut, chosen).values[chosen]),
-        cut.values[CHANNELS.index('FLAIR')],
+        patch_windows(choose(cut, contrasts).pick(contrasts).values),
+        cut.values[CONTRASTS.index('FLAIR')],
         np.argwhere(brain_of(cut)).astype(np.int16),
     )
 

@@ -18,17 +18,9 @@ from scipy.ndimage import (
 
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.models.inference import Grid, check_grids, cut_box
-from bids_flair.models.normalisation import (
-    CONTRASTS,
-    LARGEST,
-    LARGEST_WEIGHTED,
-    coverage,
-    normalise,
-    scale_factors,
-)
+from bids_flair.models.normalisation import CONTRASTS, normalise
 from bids_flair.simulation.artefacts import smooth_field
 
-CHANNELS = (*CONTRASTS, 'FLAIR')
 RIM_MM = 4
 ORDINARY, BORDER, LESION, BRIGHT = KINDS = 0, 1, 2, 3
 FLUID_T2W, FLUID_FLAIR = 2.0, 0.6
@@ -213,7 +205,8 @@ def write_person(
     images = {name: image[box] for name, image in images.items()}
     brain, lesions = brain[box], lesions[box] & brain[box]
     depth = depth_of(brain)
-    values, presence = _channels(images, brain)
+    normalised = normalise(images, brain)
+    values, presence = normalised.values, normalised.presence
     kind = _kinds(values, depth, lesions)
     rng = np.random.default_rng(0)
     places = {
@@ -251,24 +244,6 @@ def describe(data: Iterable[Path]) -> list[dict[str, str]]:
     return found
 
 
-def _channels(
-    images: Mapping[str, np.ndarray], brain: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Values and presence of ``CHANNELS`` in the brain, normalised."""
-    factors = normalise({n: images[n] for n in CONTRASTS if n in images}, brain).factors
-    covered = {name: coverage(image, brain) for name, image in images.items()}
-    factors['FLAIR'] = scale_factors(images, covered, brain)[0]['FLAIR']
-    values = np.zeros((len(CHANNELS), *brain.shape), np.float32)
-    presence = np.zeros(values.shape, bool)
-    for i, name in enumerate(CHANNELS):
-        if name in factors:
-            presence[i] = covered[name]
-            scaled = images[name][presence[i]] / factors[name]
-            top = LARGEST.get(name, LARGEST_WEIGHTED)
-            values[i][presence[i]] = np.clip(scaled, 0, top)
-    return values, presence
-
-
 def implant_lesions(
     rng: np.random.Generator, values: np.ndarray, presence: np.ndarray, kind: np.ndarray
 ) -> np.ndarray:
@@ -281,7 +256,7 @@ def implant_lesions(
     ----------
     rng : Generator
     values, presence : ndarray, shape (6, X, Y, Z)
-        Of ``CHANNELS``; the values of T1w, T2w and FLAIR are changed in place.
+        Of ``CONTRASTS``; the values of T1w, T2w and FLAIR are changed in place.
     kind : ndarray, shape (X, Y, Z)
 
     Returns
@@ -335,9 +310,9 @@ def t2w_curve(rng: np.random.Generator, fluid: float) -> Curve:
 
 def _kinds(values: np.ndarray, depth: np.ndarray, lesions: np.ndarray) -> np.ndarray:
     """Fluid is dark in FLAIR and bright in T2w; its border is two voxels to either side."""
-    brain, flair = depth > 0, values[CHANNELS.index('FLAIR')]
+    brain, flair = depth > 0, values[CONTRASTS.index('FLAIR')]
     fluid = flair < FLUID_FLAIR
-    t2w = values[CHANNELS.index('T2w')]
+    t2w = values[CONTRASTS.index('T2w')]
     if t2w.any():
         fluid &= t2w > FLUID_T2W
     fluid &= brain

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from bids_flair.models.inference import predict
-from bids_flair.models.network import PatchRegressor
+from bids_flair.models.network import Architecture, PatchRegressor
 from bids_flair.models.normalisation import CONTRASTS, Normalised
 from bids_flair.scoring import best_scale, score
-from bids_flair.training.corpus import CHANNELS, LESION, Cut
+from bids_flair.training.corpus import LESION, Cut
 
 LOGGER = logging.getLogger(__name__)
 SUBSETS = (
@@ -19,7 +19,7 @@ SUBSETS = (
     ('T2w',),
     ('MD', 'FA', 'S0'),
     ('T1w', 'T2w', 'MD', 'S0'),
-    CONTRASTS,
+    Architecture().inputs,
 )
 # What the interval holds to either side of the mean, and what of the lesions in all.
 SIDE_COVERAGE, LESION_COVERAGE = 0.95, 0.8
@@ -28,9 +28,14 @@ STRETCHES = np.round(np.arange(0.3, 4.001, 0.05), 2)
 
 
 def evaluate(
-    network: PatchRegressor, name: str, cut: Cut, device: torch.device
+    network: PatchRegressor,
+    name: str,
+    cut: Cut,
+    device: torch.device,
+    target: str = 'FLAIR',
+    subsets: Sequence[Sequence[str]] = SUBSETS,
 ) -> dict[str, object]:
-    """Scores of every subset of contrasts that a whole person has.
+    """Scores from every one of the subsets of contrasts that a whole person has.
 
     Returns
     -------
@@ -40,15 +45,14 @@ def evaluate(
         not above, the interval for each of `STRETCHES`.
     """
     brain = cut.depth > 0
-    true = cut.values[CHANNELS.index('FLAIR')]
-    brain &= cut.presence[CHANNELS.index('FLAIR')]
+    true = cut.values[CONTRASTS.index(target)]
+    brain &= cut.presence[CONTRASTS.index(target)]
     lesions = (cut.kind == LESION) & brain
     entry = {'person': name, 'mask': 'brain', 'inputs': {}}
-    for subset in SUBSETS:
-        chosen = [CONTRASTS.index(contrast) for contrast in subset]
-        if not all(cut.presence[i].any() for i in chosen):
+    for subset in subsets:
+        if not all(cut.presence[CONTRASTS.index(contrast)].any() for contrast in subset):
             continue
-        inputs = choose(cut, chosen)
+        inputs = choose(cut, subset)
         mean, below, above = predict(network, inputs, brain, device)
         figures = score(mean, true, brain, lesions if lesions.any() else None, cut.values[0])
         scale = best_scale(mean[brain], true[brain])
@@ -63,9 +67,9 @@ def evaluate(
     return entry
 
 
-def choose(cut: Cut, chosen: Sequence[int]) -> Normalised:
-    """Some of a whole person's contrasts, as the network takes them."""
-    chosen = list(chosen)
+def choose(cut: Cut, names: Sequence[str]) -> Normalised:
+    """A whole person as if it had some of its contrasts alone."""
+    chosen = [CONTRASTS.index(name) for name in names]
     values = np.zeros((len(CONTRASTS), *cut.depth.shape), np.float32)
     presence = np.zeros(values.shape, bool)
     presence[chosen] = cut.presence[chosen] & (cut.depth > 0)

@@ -80,9 +80,16 @@ def fit(
         _resume(state, checkpoint)
         LOGGER.info('going on from step %d of %s', state.step, checkpoint)
     begun = saved = time.monotonic()
-    halo, history = training.architecture.halo, []
+    history = []
     while state.step < training.steps and time.monotonic() - begun < 60 * minutes:
-        batch = draw_batch(real, simulated, training.sampling, halo, training.seed, state.step)
+        batch = draw_batch(
+            real,
+            simulated,
+            training.sampling,
+            training.architecture,
+            training.seed,
+            state.step,
+        )
         history.append(_step(state, batch.to(device), training))
         if state.step % 200 == 0:
             recent = history[-200:]

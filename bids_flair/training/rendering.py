@@ -14,6 +14,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 
 from bids_flair.models.inference import cut_box
+from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.simulation import artefacts, contrasts, load_anatomy, physics, shipped
 from bids_flair.simulation.anatomy import make_head
 from bids_flair.simulation.lesions import add_pathology, lesion_fraction
@@ -21,7 +22,6 @@ from bids_flair.simulation.physics import TISSUES, Tissue
 from bids_flair.simulation.physics import Sequence as PulseSequence
 from bids_flair.training.corpus import (
     BORDER,
-    CHANNELS,
     LESION,
     ORDINARY,
     PLACES,
@@ -78,11 +78,11 @@ class SimulatedPerson:
     def draw_sample(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """The sample as a site shows it, and its depth."""
         site = draw_site(rng)
-        sample = np.zeros((len(self.sample), len(CHANNELS)), np.float32)
+        sample = np.zeros((len(self.sample), len(CONTRASTS)), np.float32)
         for name, scan in site.scans.items():
             signals = _signals(scan.sequence, site.tissues)[0]
-            sample[:, CHANNELS.index(name)] = self._shown(signals)
-        first = CHANNELS.index(DIFFUSION[0])
+            sample[:, CONTRASTS.index(name)] = self._shown(signals)
+        first = CONTRASTS.index(DIFFUSION[0])
         sample[:, first : first + len(DIFFUSION)] = self.sample[:, len(TISSUES) : -1]
         return sample, self.sample[:, -1]
 
@@ -102,14 +102,14 @@ class SimulatedPerson:
         fractions = fractions.reshape(len(TISSUES), -1)
         here = fractions.any(1)
         fractions = fractions[here].astype(np.float32) / 255
-        sample = np.zeros((len(self.sample), len(CHANNELS)), np.float32)
-        values = np.zeros((len(CHANNELS), *shape), np.float32)
+        sample = np.zeros((len(self.sample), len(CONTRASTS)), np.float32)
+        values = np.zeros((len(CONTRASTS), *shape), np.float32)
         variation = contrasts.draw_variation(rng, whole, 1.0).reshape(2, -1)
         signals = np.stack([_signals(s.sequence, site.tissues) for s in site.scans.values()])
         parts = signals[..., here].reshape(-1, len(fractions)) @ fractions
         parts = parts.reshape(*signals.shape[:2], -1)
         for k, (name, scan) in enumerate(site.scans.items()):
-            i = CHANNELS.index(name)
+            i = CONTRASTS.index(name)
             plain, by_t1, by_t2 = parts[k]
             signal = (plain + by_t1 * variation[0] + by_t2 * variation[1]).reshape(whole)
             # A target that has moved teaches nothing but blur.
@@ -118,11 +118,11 @@ class SimulatedPerson:
             values[i] = image[REACH:-REACH, REACH:-REACH, REACH:-REACH]
             sample[:, i] = self._shown(signals[k, 0])
         for k, name in enumerate(DIFFUSION):
-            i = CHANNELS.index(name)
+            i = CONTRASTS.index(name)
             values[i] = cut_box(self.diffusion[k], corner, shape)
             sample[:, i] = self.sample[:, len(TISSUES) + k]
         depth = cut_box(self.depth, corner, shape, -8)
-        presence = np.repeat((depth > -RIM_MM)[None], len(CHANNELS), 0)
+        presence = np.repeat((depth > -RIM_MM)[None], len(CONTRASTS), 0)
         kind = cut_box(self.kind, corner, shape)
         return Cut(values * presence, presence, depth, kind, sample, self.sample[:, -1])
 

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bids_flair.models.network import STYLE_QUANTILES
+from bids_flair.models.network import STYLE_QUANTILES, Architecture
 from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.training.corpus import BORDER, BRIGHT, LESION, ORDINARY, Person
 from bids_flair.training.rendering import SimulatedPerson
 
-INPUTS = len(CONTRASTS)
-T1W, T2W, MD, FA, S0 = range(INPUTS)
+ANATOMICAL = ('T1w', 'T2w', 'FLAIR')
+# Physical units: no scanner gives them a gain that differs from place to place, or a contrast.
+QUANTITATIVE = ('MD', 'FA')
 LESION_WEIGHT = 4.0
 # Where a brain mask may end: so deep, in mm.
 EDGES = (-3, -2, -1, 0, 0, 0, 0, 1)
@@ -29,9 +30,12 @@ class Sampling:
     """How blocks are drawn.
 
     ``real`` is the share of blocks from real people; ``lesion`` and ``border`` are the shares of
-    blocks centred on a lesion or on a border of fluid.
+    blocks centred on a lesion or on a border of fluid. ``target`` is the contrast to predict;
+    with ``drop``, a network learns to do with any subset of its inputs.
     """
 
+    target: str = 'FLAIR'
+    drop: bool = True
     block: int = 16
     batch: int = 4
     real: float = 0.5
@@ -41,7 +45,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Batch:
-    """Input ``x`` (N, 10, ...) with its halo and its ``style`` (N, 5, quantiles); ``keep``
+    """Input ``x`` (N, 2 C, ...) with its halo and its ``style`` (N, C, quantiles); ``keep``
     (N, X, Y, Z); per voxel kept: ``target`` and ``weight``.
     """
 
@@ -60,11 +64,11 @@ def draw_batch(
     real: Sequence[Sequence[Person]],
     simulated: Sequence[SimulatedPerson],
     sampling: Sampling,
-    halo: int,
+    architecture: Architecture,
     seed: int,
     step: int,
 ) -> Batch:
-    """Draw the blocks of one training step.
+    """Draw the blocks of one training step, as a network of this architecture takes them.
 
     ``real`` holds one sequence of people per dataset; each dataset counts as much as any other.
     """
@@ -72,7 +76,7 @@ def draw_batch(
     blocks = []
     for _ in range(sampling.batch):
         person = draw_person(rng, real, simulated, sampling)
-        blocks.append(_draw_block(rng, person, sampling, halo))
+        blocks.append(_draw_block(rng, person, sampling, architecture))
     x, style, keep, target, weight = (torch.stack(part) for part in zip(*blocks, strict=True))
     return Batch(x, style, keep, target[keep], weight[keep])
 
@@ -81,16 +85,18 @@ def draw_styles(
     real: Sequence[Sequence[Person]],
     simulated: Sequence[SimulatedPerson],
     sampling: Sampling,
+    inputs: Sequence[str],
     seed: int,
     count: int,
 ) -> np.ndarray:
-    """Styles of the training images, without their noise: (count, 5, quantiles)."""
+    """Styles of the training images, without their noise: (count, inputs, quantiles)."""
     rng = np.random.default_rng([seed, 3])
+    chosen = [CONTRASTS.index(name) for name in inputs]
     styles = []
     for _ in range(count):
         person = draw_person(rng, real, simulated, sampling)
         sample, depth = person.draw_sample(rng)
-        values = sample[depth > rng.choice(EDGES), :INPUTS].astype(float)
+        values = sample[depth > rng.choice(EDGES)][:, chosen].astype(float)
         absent = ~values.any(0)
         styles.append(np.quantile(values, STYLE_QUANTILES, axis=0).T)
         styles[-1][absent] = np.nan
@@ -110,8 +116,14 @@ def draw_person(
 
 
 def _draw_block(
-    rng: np.random.Generator, person: Person | SimulatedPerson, sampling: Sampling, halo: int
+    rng: np.random.Generator,
+    person: Person | SimulatedPerson,
+    sampling: Sampling,
+    architecture: Architecture,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    halo = architecture.halo
+    chosen = [CONTRASTS.index(name) for name in architecture.inputs]
+    target = CONTRASTS.index(sampling.target)
     corner = _draw_centre(rng, person, sampling) - sampling.block // 2
     corner = corner + rng.integers(-8, 9, 3)
     size = sampling.block + 2 * halo
@@ -123,12 +135,14 @@ def _draw_block(
         values, presence, depth, kind = (a.flip(-3) for a in (values, presence, depth, kind))
     deeper_than = rng.choice(EDGES)
     presence = presence & (depth > deeper_than)
-    sample = torch.from_numpy(cut.sample[cut.sample_depth > deeper_than, :INPUTS].T.copy())
-    x, style = augment(rng, values[:INPUTS], presence[:INPUTS], sample)
+    sample = torch.from_numpy(cut.sample[cut.sample_depth > deeper_than].T[chosen])
+    x, style = augment(
+        rng, architecture.inputs, values[chosen], presence[chosen], sample, drop=sampling.drop
+    )
     inner = (..., *(slice(halo, size - halo),) * 3)
-    keep = presence[-1][inner] & x[INPUTS:][inner].any(0)
+    keep = presence[target][inner] & x[len(chosen) :][inner].any(0)
     weight = torch.where(kind[inner] == LESION, LESION_WEIGHT, 1.0)
-    return x, style, keep, values[-1][inner], weight
+    return x, style, keep, values[target][inner], weight
 
 
 def _draw_centre(
@@ -142,43 +156,56 @@ def _draw_centre(
 
 
 def augment(
-    rng: np.random.Generator, values: Tensor, presence: Tensor, sample: Tensor
+    rng: np.random.Generator,
+    names: Sequence[str],
+    values: Tensor,
+    presence: Tensor,
+    sample: Tensor,
+    *,
+    drop: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Change contrast, sharpness, noise and coverage of the inputs as scanners do.
 
     Parameters
     ----------
     rng : Generator
-    values : Tensor, shape (5, X, Y, Z)
-        Normalised contrasts.
-    presence : Tensor of bool, shape (5, X, Y, Z)
-    sample : Tensor, shape (5, n)
+    names : sequence of str
+        The C contrasts that are given.
+    values : Tensor, shape (C, X, Y, Z)
+        Normalised.
+    presence : Tensor of bool, shape (C, X, Y, Z)
+    sample : Tensor, shape (C, n)
         The same contrasts all over the brain.
+    drop : bool
+        Whether to leave contrasts out.
 
     Returns
     -------
-    x : Tensor of float32, shape (10, X, Y, Z)
-        Values, 0 where absent, then presence, of a random subset of the contrasts that is never
-        empty where anything was present.
-    style : Tensor of float32, shape (5, quantiles)
+    x : Tensor of float32, shape (2 C, X, Y, Z)
+        Values, 0 where absent, then presence, of a random subset of the contrasts (or all of
+        them) that is never empty where anything was present.
+    style : Tensor of float32, shape (C, quantiles)
         Quantiles of the sample, NaN where a contrast is absent.
     """
-    presence = _drop_contrasts(rng, _cut_coverage(rng, presence))
+    presence = _cut_coverage(rng, presence)
+    if drop:
+        presence = _drop_contrasts(rng, names, presence)
     out = torch.zeros_like(values)
-    style = torch.full((INPUTS, len(STYLE_QUANTILES)), torch.nan)
-    for i in range(INPUTS):
+    style = torch.full((len(names), len(STYLE_QUANTILES)), torch.nan)
+    for i, name in enumerate(names):
         if not presence[i].any():
             continue
         value = values[i] * presence[i]
         if rng.random() < 0.2:
             value = _thick_slices(rng, value, presence[i])
-        contrast = _contrast(rng, i)
+        contrast = _contrast(rng, name)
         value = contrast(value)
         style[i] = torch.quantile(contrast(sample[i]), torch.tensor(STYLE_QUANTILES))
-        value = value * _shading(rng, value.shape) if i not in (MD, FA) else value
+        if name not in QUANTITATIVE:
+            value = value * _shading(rng, value.shape)
         out[i] = value
     if rng.random() < 0.6:
-        sigma = torch.from_numpy(rng.uniform(0, 0.05, (INPUTS, 1, 1, 1)).astype(np.float32))
+        sigma = torch.from_numpy(rng.uniform(0, 0.05, (len(names), 1, 1, 1)).astype(np.float32))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         out += sigma * torch.randn(out.shape, generator=generator)
     style = style + torch.from_numpy(rng.normal(0, 0.02, style.shape).astype(np.float32))
@@ -186,22 +213,23 @@ def augment(
     return torch.cat([out, presence.float()]), style.clamp(0, 10)
 
 
-def _drop_contrasts(rng: np.random.Generator, presence: Tensor) -> Tensor:
+def _drop_contrasts(rng: np.random.Generator, names: Sequence[str], presence: Tensor) -> Tensor:
     """Every subset occurs; all at hand, and anatomy alone, more often than the others.
 
     Real people bring anatomy alone as it is: where there is diffusion, it is mostly kept.
     """
     here = np.flatnonzero(presence.flatten(1).any(1).numpy())
-    all_kept, anatomy_alone = (0.5, 0.1) if MD in here else (0.25, 0.3)
+    anatomy = [i for i in here if names[i] in ANATOMICAL]
+    all_kept, anatomy_alone = (0.25, 0.3) if len(anatomy) == len(here) else (0.5, 0.1)
     how = rng.random()
     if how < all_kept or len(here) == 0:
         return presence
     kept = here[rng.random(len(here)) < 0.6]
     if how > 1 - anatomy_alone:
-        kept = np.intersect1d(here, [T1W, T2W])
+        kept = np.array(anatomy, int)
     if len(kept) == 0:
         kept = rng.choice(here, 1)
-    chosen = torch.zeros(INPUTS, dtype=torch.bool)
+    chosen = torch.zeros(len(names), dtype=torch.bool)
     chosen[torch.from_numpy(kept)] = True
     return presence & chosen[:, None, None, None]
 
@@ -211,20 +239,20 @@ def _cut_coverage(rng: np.random.Generator, presence: Tensor) -> Tensor:
     if rng.random() > 0.1:
         return presence
     presence = presence.clone()
-    i, end = rng.integers(INPUTS), rng.integers(presence.shape[-1])
+    i, end = rng.integers(len(presence)), rng.integers(presence.shape[-1])
     part = slice(end, None) if rng.random() < 0.5 else slice(None, end)
     others = presence.clone()
     others[i, :, :, part] = False
     return others if (others.any(0) == presence.any(0)).all() else presence
 
 
-def _contrast(rng: np.random.Generator, contrast: int) -> Callable[[Tensor], Tensor]:
+def _contrast(rng: np.random.Generator, name: str) -> Callable[[Tensor], Tensor]:
     """Gain and gamma around white matter (1); T1w now and then with little contrast left."""
     gain = float(np.exp(rng.normal(0, 0.04)))
-    if contrast in (MD, FA):
+    if name in QUANTITATIVE:
         return lambda value: value * gain
     gamma = float(np.exp(rng.normal(0, 0.08)))
-    flat = contrast == T1W and rng.random() < 0.1
+    flat = name == 'T1w' and rng.random() < 0.1
     slope = float(rng.uniform(0.35, 1.0)) if flat else 1.0
     return lambda value: (1 + (value.clamp_min(0) ** gamma - 1) * slope) * gain
 

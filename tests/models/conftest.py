@@ -8,13 +8,14 @@ import torch
 from bids_flair.models.files import Model, save_model
 from bids_flair.models.network import Architecture, PatchRegressor
 
-# White, grey, fluid, lesion: T1w, T2w and S0 in scanner units, MD in mm2/s.
+# White, grey, fluid, lesion: weighted images in scanner units, MD in mm2/s.
 TISSUES = {
     'T1w': (900.0, 600.0, 200.0, 580.0),
     'T2w': (300.0, 400.0, 1200.0, 620.0),
     'MD': (0.8e-3, 0.9e-3, 2.9e-3, 1.2e-3),
     'FA': (0.45, 0.15, 0.05, 0.2),
     'S0': (500.0, 640.0, 1500.0, 800.0),
+    'FLAIR': (200.0, 250.0, 30.0, 310.0),
 }
 
 

@@ -13,10 +13,11 @@ import bids_flair
 from bids_flair.models import inference
 from bids_flair.models.familiarity import Familiarity
 from bids_flair.models.inference import pick_device, synthesis_of, synthesize
-from bids_flair.models.normalisation import CONTRASTS, normalise
+from bids_flair.models.network import Architecture
+from bids_flair.models.normalisation import normalise
 from bids_flair.scoring import correlation
 
-ANATOMY = ('T1w', 'T2w')
+ANATOMY, INPUTS = ('T1w', 'T2w'), Architecture().inputs
 
 
 def test_tiles_do_not_show(phantom, small_model, monkeypatch):
@@ -51,9 +52,9 @@ def test_the_interval_is_around_the_flair_and_as_wide_as_the_card_says(phantom, 
 def test_inputs_unlike_the_training_are_warned_of(phantom, small_model):
     images = phantom.images(*ANATOMY)
     inputs = normalise(phantom.arrays, phantom.mask)
-    seen = inference.style(inputs, phantom.mask)
+    seen = inference.style(inputs.pick(INPUTS), phantom.mask)
     rng = np.random.default_rng(0)
-    styles = seen * np.exp(rng.normal(0, 0.1, (200, len(CONTRASTS), 1)))
+    styles = seen * np.exp(rng.normal(0, 0.1, (200, len(INPUTS), 1)))
     network = copy.deepcopy(small_model.network)
     network.remember(Familiarity.of(styles, rng))
     model = replace(small_model, network=network)
@@ -106,9 +107,9 @@ def test_the_field_of_view_does_not_matter(phantom, small_model):
 
 @pytest.mark.parametrize('factor', [0.01, 1000.0])
 def test_scanner_units_do_not_matter(phantom, factor):
-    expected = synthesize(phantom.images(*CONTRASTS)).get_fdata()
-    for name in CONTRASTS:
-        images = phantom.images(*CONTRASTS) | {name: phantom.image(name, factor)}
+    expected = synthesize(phantom.images(*INPUTS)).get_fdata()
+    for name in INPUTS:
+        images = phantom.images(*INPUTS) | {name: phantom.image(name, factor)}
         np.testing.assert_allclose(synthesize(images).get_fdata(), expected, atol=2e-3)
 
 
@@ -140,7 +141,7 @@ def test_voxels_of_nearly_1_mm_are_not_resampled(phantom, small_model):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    'subset', [s for n in range(1, 6) for s in combinations(CONTRASTS, n)], ids='+'.join
+    'subset', [s for n in range(1, 6) for s in combinations(INPUTS, n)], ids='+'.join
 )
 def test_every_subset_darkens_fluid_but_fa_alone(phantom, subset):
     result = synthesis_of(phantom.images(*subset))

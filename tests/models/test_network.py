@@ -6,7 +6,7 @@ import torch
 from bids_flair.models.network import CENTRES, SPREADS, Architecture, PatchRegressor
 
 STYLE = torch.linspace(0.5, 2, 14).view(1, 2, 7)
-SMALL = Architecture(contrasts=2, levels=3, stem=4, width=8, blocks=1)
+SMALL = Architecture(inputs=('T1w', 'T2w'), levels=3, stem=4, width=8, blocks=1)
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_coarse_patches_average_over_the_voxels_present(network):
     x[:, 0], x[:, 2] = 3.0, 1.0
     x[:, :, ::2] = 0.0
     value, _, presence, _ = network._pyramid(x)[2][0]
-    alone = (3.0 - CENTRES[0]) / SPREADS[0]
+    alone = (3.0 - CENTRES['T1w']) / SPREADS['T1w']
     torch.testing.assert_close(value, torch.full_like(value, alone))
     torch.testing.assert_close(presence, torch.full_like(presence, 0.5))
 

@@ -8,7 +8,7 @@ import pytest
 from bids_flair.models.normalisation import CONTRASTS, coverage, mode, normalise
 
 WHITE = {'T1w': 900.0, 'T2w': 300.0, 'S0': 500.0}
-SUBSETS = [s for n in range(1, 6) for s in combinations(CONTRASTS, n)]
+SUBSETS = [s for n in range(1, 7) for s in combinations(CONTRASTS, n)]
 
 
 @pytest.mark.parametrize('subset', SUBSETS, ids='+'.join)

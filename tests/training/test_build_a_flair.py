@@ -6,6 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
+from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.training.build_a_flair import (
     PaperNetwork,
     Recipe,
@@ -16,9 +17,9 @@ from bids_flair.training.build_a_flair import (
     predict_voxels,
     train_paper,
 )
-from bids_flair.training.corpus import CHANNELS, Cut
+from bids_flair.training.corpus import Cut
 
-T1W, FLAIR = CHANNELS.index('T1w'), CHANNELS.index('FLAIR')
+T1W, FLAIR = CONTRASTS.index('T1w'), CONTRASTS.index('FLAIR')
 QUICK = Recipe(epochs=6, voxels=200)
 
 
@@ -26,7 +27,7 @@ def _person(seed: int) -> Cut:
     """Smooth random T1w and T2w, and a FLAIR that follows from the T1w alone."""
     rng = np.random.default_rng(seed)
     shape = (24, 24, 24)
-    values = np.zeros((len(CHANNELS), *shape), np.float32)
+    values = np.zeros((len(CONTRASTS), *shape), np.float32)
     for i in range(2):
         smooth = gaussian_filter(rng.normal(size=shape), 2)
         values[i] = np.clip(1 + 0.3 * smooth / smooth.std(), 0, 2)
@@ -36,7 +37,7 @@ def _person(seed: int) -> Cut:
     # The brain touches one side of the array.
     depth = np.full(shape, 3, np.int8)
     depth[:, :, 20:] = -3
-    sample = np.zeros((1, len(CHANNELS)), np.float32)
+    sample = np.zeros((1, len(CONTRASTS)), np.float32)
     return Cut(values, presence, depth, np.zeros(shape, np.uint8), sample, np.ones(1, np.float32))
 
 

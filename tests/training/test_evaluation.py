@@ -7,8 +7,9 @@ import torch
 from bids_flair.models.files import load_model
 from bids_flair.models.inference import predict
 from bids_flair.models.network import Architecture, PatchRegressor
+from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.scoring import score
-from bids_flair.training.corpus import CHANNELS, LESION, Cut
+from bids_flair.training.corpus import LESION, Cut
 from bids_flair.training.evaluation import (
     STRETCHES,
     calibrate,
@@ -65,7 +66,7 @@ def test_every_subset_at_hand_is_scored():
     shape = (24, 24, 24)
     depth = np.full(shape, -1, np.int8)
     depth[4:-4, 4:-4, 4:-4] = 2
-    values = rng.uniform(0.5, 1.5, (len(CHANNELS), *shape)).astype(np.float32)
+    values = rng.uniform(0.5, 1.5, (len(CONTRASTS), *shape)).astype(np.float32)
     presence = np.zeros(values.shape, bool)
     presence[[0, 1, -1]] = True
     cut = Cut(values, presence, depth, np.zeros(shape, np.uint8), values[:0], values[0, 0, 0])
@@ -82,7 +83,7 @@ def test_the_default_model_finds_the_lesions_of_a_head_it_never_saw(tmp_path):
     rng = np.random.default_rng([100_000, 1])
     cut = person.whole(rng, draw_site(rng))
     brain, lesions = cut.depth > 0, (cut.kind == LESION) & (cut.depth > 0)
-    inputs = choose(cut, [CHANNELS.index('T1w'), CHANNELS.index('T2w')])
+    inputs = choose(cut, ['T1w', 'T2w'])
     mean, _, _ = predict(load_model('default').network, inputs, brain, torch.device('cpu'))
     found = score(mean, cut.values[-1], brain, lesions, cut.values[0])
     assert found['ssim'] > 0.6

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from bids_flair.training.corpus import BORDER, CHANNELS, LESION
+from bids_flair.models.normalisation import CONTRASTS
+from bids_flair.training.corpus import BORDER, LESION
 from bids_flair.training.rendering import draw_site, prepare_head, read_head
 
-FLAIR = CHANNELS.index('FLAIR')
+FLAIR = CONTRASTS.index('FLAIR')
 
 
 @pytest.fixture(scope='module')

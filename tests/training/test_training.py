@@ -36,6 +36,7 @@ from bids_flair.training.sampling import (
     draw_styles,
 )
 
+INPUTS = Architecture().inputs
 SMALL = Training(
     steps=6,
     architecture=Architecture(levels=2, stem=4, width=8, blocks=1),
@@ -62,6 +63,10 @@ def _write(folder: Path, seed: int) -> Person:
     return read_person(folder)
 
 
+def _draw(people: list[Person], sampling: Sampling, seed: int, step: int) -> Batch:
+    return draw_batch([people], [], sampling, SMALL.architecture, seed, step)
+
+
 @pytest.fixture(scope='module')
 def people(tmp_path_factory) -> list[Person]:
     folder = tmp_path_factory.mktemp('people')
@@ -81,7 +86,8 @@ def test_people_are_normalised_and_their_places_are_where_they_say(people):
 
 def test_the_same_step_draws_the_same_batch(people):
     first, second, other = (
-        draw_batch([people], [], SMALL.sampling, 6, seed=1, step=step) for step in (4, 4, 5)
+        draw_batch([people], [], SMALL.sampling, SMALL.architecture, seed=1, step=step)
+        for step in (4, 4, 5)
     )
     assert torch.equal(first.x, second.x)
     assert torch.equal(first.target, second.target)
@@ -91,7 +97,7 @@ def test_the_same_step_draws_the_same_batch(people):
 def test_targets_belong_to_their_voxels(people):
     """Mirrored, masked and shifted as it may be, a bright T2w voxel is fluid or lesion."""
     for step in range(20):
-        batch = draw_batch([people], [], SMALL.sampling, 6, seed=2, step=step)
+        batch = _draw(people, SMALL.sampling, seed=2, step=step)
         inner = batch.x[:, :, 6:-6, 6:-6, 6:-6].movedim(1, -1)[batch.keep]
         white = (inner[:, 0] > 0.9) & (inner[:, 1] > 0) & (inner[:, 1] < 1.2)
         if white.sum() > 50:
@@ -103,7 +109,7 @@ def test_every_subset_of_the_contrasts_occurs_and_never_none():
     values, presence = torch.ones(5, 6, 6, 6), torch.ones(5, 6, 6, 6, dtype=torch.bool)
     seen = set()
     for _ in range(1500):
-        x, style = augment(rng, values, presence, torch.ones(5, 20))
+        x, style = augment(rng, INPUTS, values, presence, torch.ones(5, 20))
         assert torch.equal(torch.isfinite(style).all(1), x[5:].flatten(1).any(1))
         assert (x[:5][x[5:] == 0] == 0).all()
         seen.add(tuple(x[5:].flatten(1).any(1).tolist()))
@@ -116,7 +122,7 @@ def test_lesions_are_sampled_more_often_than_they_are(people, monkeypatch):
     def share(lesion: float) -> float:
         sampling = Sampling(block=8, batch=2, lesion=lesion, border=0.0)
         weights = torch.cat([
-            draw_batch([people], [], sampling, 6, 0, step).weight for step in range(20)
+            _draw(people, sampling, seed=0, step=step).weight for step in range(20)
         ])  # fmt: skip
         return float((weights > 1).float().mean())
 
@@ -147,7 +153,9 @@ def test_it_learns(people, tmp_path):
         steps=150, architecture=SMALL.architecture, sampling=Sampling(block=8, batch=4)
     )
     network, _ = fit([people], [], training, tmp_path / 'c.safetensors')
-    batch = draw_batch([people], [], Sampling(block=16, batch=4), 6, seed=9, step=0)
+    batch = draw_batch(
+        [people], [], Sampling(block=16, batch=4), SMALL.architecture, seed=9, step=0
+    )
     with torch.inference_mode():
         mean, reach = network(batch.x, batch.style, batch.keep)
     for found, constant in zip(
@@ -223,7 +231,7 @@ def test_sessions_of_one_dataset_do_not_outweigh_another(people):
 
 
 def test_styles_are_those_of_the_people(people):
-    styles = draw_styles([people], [], SMALL.sampling, seed=0, count=40)
+    styles = draw_styles([people], [], SMALL.sampling, INPUTS, seed=0, count=40)
     assert np.isnan(styles[:, 2:]).all()
     # White matter is most of the phantom, and 1 in both.
     np.testing.assert_allclose(np.median(styles[:, :2, 3], 0), 1, atol=0.1)
