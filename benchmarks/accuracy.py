@@ -29,12 +29,12 @@ from torch import nn
 from bids_flair.models.files import Model, load_model
 from bids_flair.models.inference import cut_box, predict
 from bids_flair.models.normalisation import CONTRASTS
+from bids_flair.models.paper import PaperArchitecture
 from bids_flair.scoring import score
 from bids_flair.training.build_a_flair import (
     Recipe,
     brain_of,
     patches_of,
-    predict_paper,
     predict_voxels,
     train_paper,
 )
@@ -200,10 +200,11 @@ def _prepare_model(task: Task) -> Predictor:
 
 
 def _prepare_paper(task: Task, dropout: bool = True) -> Predictor:
-    recipe = Recipe(epochs=task.epochs, dropout=dropout, seed=task.seed)
+    architecture = PaperArchitecture(tuple(task.contrasts), 0.5 if dropout else 0.0)
+    recipe = Recipe(epochs=task.epochs, seed=task.seed)
     people, validation = _split(task.trained)
-    network = train_paper(people, validation, task.contrasts, recipe)
-    return lambda cut: predict_paper(network, cut, task.contrasts)
+    network, _ = train_paper(people, validation, architecture, recipe)
+    return lambda cut: predict(network, choose(cut, task.contrasts), brain_of(cut), CPU)[0]
 
 
 def _prepare_paper_without_dropout(task: Task) -> Predictor:

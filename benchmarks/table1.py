@@ -31,8 +31,10 @@ import torch
 from bids_flair.models.files import Model, load_model, replace_file
 from bids_flair.models.inference import predict
 from bids_flair.models.normalisation import CONTRASTS
+from bids_flair.models.paper import PaperArchitecture
+from bids_flair.models.regressor import Regressor
 from bids_flair.scoring import score
-from bids_flair.training.build_a_flair import Recipe, brain_of, predict_paper, train_paper
+from bids_flair.training.build_a_flair import Recipe, brain_of, train_paper
 from bids_flair.training.corpus import Cut
 from bids_flair.training.evaluation import choose
 from bids_flair.training.rendering import draw_site, prepare_head, read_head
@@ -169,7 +171,7 @@ def _fill(
         contrasts = name.split('+')
         found = {
             'paper': _score_paper(group, contrasts, replace(recipe, seed=seed)),
-            'ours': _score_model(group, contrasts, model),
+            'ours': _score_network(group, contrasts, model.network),
         }
         record.add(name, seed, found)
         LOGGER.info('seed %d, %s: %s', seed, name, found)
@@ -199,18 +201,15 @@ def _crop(cut: Cut, slices: int) -> Cut:
 
 
 def _score_paper(group: Group, contrasts: Sequence[str], recipe: Recipe) -> float:
-    network = train_paper(group.trained, group.validation, contrasts, recipe)
-    return _ssim(predict_paper(network, group.tested, contrasts), group.tested)
+    architecture = PaperArchitecture(tuple(contrasts))
+    network, _ = train_paper(group.trained, group.validation, architecture, recipe)
+    return _score_network(group, contrasts, network)
 
 
-def _score_model(group: Group, contrasts: Sequence[str], model: Model) -> float:
-    inputs = choose(group.tested, contrasts)
-    brain = brain_of(group.tested)
-    return _ssim(predict(model.network, inputs, brain, torch.device('cpu'))[0], group.tested)
-
-
-def _ssim(pred: np.ndarray, cut: Cut) -> float:
-    return score(pred, cut.values[CONTRASTS.index('FLAIR')], brain_of(cut))['ssim']
+def _score_network(group: Group, contrasts: Sequence[str], network: Regressor) -> float:
+    cut, brain = group.tested, brain_of(group.tested)
+    pred, _, _ = predict(network, choose(cut, contrasts), brain, torch.device('cpu'))
+    return score(pred, cut.values[CONTRASTS.index('FLAIR')], brain)['ssim']
 
 
 def _report(

@@ -17,8 +17,14 @@ from safetensors.torch import save as save_tensors
 
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.models.network import Architecture, PatchRegressor
+from bids_flair.models.paper import PaperArchitecture, PaperNetwork
+from bids_flair.models.regressor import Regressor
 
 SHIPPED = Path(__file__).parent / 'weights'
+NETWORKS = {
+    'PatchRegressor': (PatchRegressor, Architecture),
+    'PaperNetwork': (PaperNetwork, PaperArchitecture),
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Model:
     """A network ready to predict, and its card."""
 
     name: str
-    network: PatchRegressor
+    network: Regressor
     card: dict[str, Any]
 
 
@@ -59,8 +65,7 @@ def load_model(name_or_path: str | Path) -> Model:
             f'expected {card["sha256"][:12]}...). Copy both files of the model again.',
             ExitCode.DATA_UNUSABLE,
         )
-    shape = card['architecture']
-    network = PatchRegressor(Architecture(**shape | {'inputs': tuple(shape['inputs'])}))
+    network = _build(card)
     try:
         network.load_state_dict(load_tensors(content))
     except (SafetensorError, RuntimeError) as error:
@@ -71,7 +76,7 @@ def load_model(name_or_path: str | Path) -> Model:
     return Model(weights.stem, network.eval().requires_grad_(False), card)
 
 
-def save_model(weights: Path, network: PatchRegressor, card: Mapping[str, Any]) -> Model:
+def save_model(weights: Path, network: Regressor, card: Mapping[str, Any]) -> Model:
     """Write ``NAME.safetensors`` and ``NAME.json``, each whole or not at all.
 
     Parameters
@@ -79,12 +84,13 @@ def save_model(weights: Path, network: PatchRegressor, card: Mapping[str, Any]) 
     weights : Path
         Ends in ``.safetensors``.
     card : mapping
-        What there is to say of the model; ``architecture`` and ``sha256`` are added.
+        What there is to say of the model; ``network``, ``architecture`` and ``sha256`` are added.
     """
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     content = save_tensors(state)
     full = {
         **card,
+        'network': type(network).__name__,
         'architecture': asdict(network.architecture),
         'sha256': hashlib.sha256(content).hexdigest(),
     }
@@ -99,6 +105,12 @@ def replace_file(path: Path, content: bytes) -> None:
     part = path.with_name(f'.{path.name}.{os.getpid()}')
     part.write_bytes(content)
     part.replace(path)
+
+
+def _build(card: Mapping[str, Any]) -> Regressor:
+    network, architecture = NETWORKS[card['network']]
+    shape = card['architecture']
+    return network(architecture(**shape | {'inputs': tuple(shape['inputs'])}))
 
 
 def _find(name_or_path: str | Path) -> Path:
@@ -141,7 +153,7 @@ def _read_card(path: Path) -> dict[str, Any]:
         raise BidsFlairError(
             f'{path} is not JSON ({error}). Copy the model again.', ExitCode.DATA_UNUSABLE
         ) from error
-    missing = {'architecture', 'inputs', 'target', 'sha256'} - set(card)
+    missing = {'network', 'architecture', 'inputs', 'target', 'sha256'} - set(card)
     if missing:
         raise BidsFlairError(
             f'{path} is not the card of a model: it lacks {", ".join(sorted(missing))}.',

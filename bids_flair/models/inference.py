@@ -19,8 +19,8 @@ from scipy.ndimage import (
 )
 
 from bids_flair.models.files import Model, load_model
-from bids_flair.models.network import STYLE_QUANTILES, PatchRegressor
 from bids_flair.models.normalisation import CONTRASTS, Normalised, normalise
+from bids_flair.models.regressor import STYLE_QUANTILES, Regressor
 
 LOGGER = logging.getLogger(__name__)
 TILE = 64
@@ -142,7 +142,7 @@ def _unfamiliar(score: float) -> tuple[str, ...]:
 
 
 def predict(
-    network: PatchRegressor, images: Normalised, mask: np.ndarray, device: torch.device
+    network: Regressor, images: Normalised, mask: np.ndarray, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Predict every voxel of a mask on a 1 mm grid in RAS order.
 

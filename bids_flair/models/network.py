@@ -11,16 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bids_flair.models.familiarity import Familiarity
+from bids_flair.models.regressor import STYLE_QUANTILES, Regressor
 
 PATCH = 5
 # What a value is centred on and divided by.
 CENTRES = {'T1w': 0.8, 'T2w': 1.5, 'MD': 1.1, 'FA': 0.25, 'S0': 1.4, 'FLAIR': 1.0}
 SPREADS = {'T1w': 0.25, 'T2w': 0.8, 'MD': 0.6, 'FA': 0.2, 'S0': 0.6, 'FLAIR': 0.3}
-# Of every contrast's values over the brain: what tells one protocol from another.
-STYLE_QUANTILES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
-# The interval that is predicted around the mean.
-LOW, HIGH = 0.05, 0.95
 
 
 @dataclass(frozen=True)
@@ -58,12 +54,11 @@ class Architecture:
         return self.stride * (PATCH // 2 + 1)
 
 
-class PatchRegressor(nn.Module):
-    """Predict FLAIR, and how sure that is, from patches of other contrasts."""
+class PatchRegressor(Regressor):
+    """Predict an image, and how sure that is, from patches of other contrasts."""
 
     def __init__(self, architecture: Architecture):
-        super().__init__()
-        self.architecture = architecture
+        super().__init__(architecture)
         self.levels = nn.ModuleList(_Level(architecture) for _ in range(architecture.levels))
         self.style = nn.Sequential(
             nn.Linear(architecture.contrasts * (len(STYLE_QUANTILES) + 1), architecture.style),
@@ -77,50 +72,12 @@ class PatchRegressor(nn.Module):
         for key, known in (('centres', CENTRES), ('spreads', SPREADS)):
             constants = torch.tensor([known[name] for name in architecture.inputs])
             self.register_buffer(key, constants[:, None, None, None])
-        values = architecture.contrasts * len(STYLE_QUANTILES)
-        self.register_buffer('style_mean', torch.zeros(values))
-        self.register_buffer('style_covariance', torch.eye(values))
-        self.register_buffer('style_limits', torch.full((architecture.contrasts,), torch.inf))
         _initialise(self)
-
-    def familiarity(self) -> Familiarity:
-        """What the styles of the training images were like."""
-        shape = (self.architecture.contrasts, len(STYLE_QUANTILES))
-        mean, covariance, limits = (
-            buffer.double().cpu().numpy()
-            for buffer in (self.style_mean, self.style_covariance, self.style_limits)
-        )
-        return Familiarity(mean.reshape(shape), covariance, limits)
-
-    def remember(self, familiarity: Familiarity) -> None:
-        """Keep with the weights what the styles of the training images were like."""
-        self.style_mean.copy_(torch.from_numpy(familiarity.mean.ravel()))
-        self.style_covariance.copy_(torch.from_numpy(familiarity.covariance))
-        self.style_limits.copy_(torch.from_numpy(familiarity.limits))
 
     def forward(
         self, x: Tensor, style: Tensor, keep: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Predict a block of voxels.
-
-        Parameters
-        ----------
-        x : Tensor, shape (N, 2 C, X + 2 halo, Y + 2 halo, Z + 2 halo)
-            Values of the C contrasts (0 where absent), then their presence (0 or 1). X, Y and Z
-            are multiples of ``architecture.stride``.
-        style : Tensor, shape (N, C, quantiles)
-            `STYLE_QUANTILES` of each contrast over the brain; NaN where absent.
-        keep : Tensor of bool, shape (N, X, Y, Z), optional
-            Voxels to predict; default all.
-
-        Returns
-        -------
-        mean : Tensor, shape (number of voxels kept,)
-            FLAIR in units of its white matter.
-        reach : Tensor, shape (number of voxels kept, 2)
-            How far below and above the mean the 90 % interval reaches, before calibration. No
-            gradient flows from it into the shared layers.
-        """
+        """As :meth:`Regressor.forward`; no gradient flows from the reach into shared layers."""
         pyramid = self._pyramid(x)
         adapt = self._adapt(style)
         coarse = None

@@ -53,9 +53,10 @@ def main() -> None:
     )
     device = pick_device(args.device)
     checkpoint = args.out / 'checkpoint.safetensors'
-    network, step = fit(
+    fitted = fit(
         real, simulated, training, checkpoint, args.minutes, device, start and start.network
     )
+    network = fitted.network
     inputs = training.architecture.inputs
     styles = draw_styles(real, simulated, training.sampling, inputs, args.seed, STYLES)
     network.remember(Familiarity.of(styles, np.random.default_rng(args.seed)))
@@ -65,9 +66,9 @@ def main() -> None:
     known = [entry for file in args.scores for entry in json.loads(file.read_text())]
     trained_on = [p for people in real for p in people]
     before = start and {k: start.card[k] for k in ('sha256', 'training_data', 'configuration')}
-    card = _card(args, training, step, trained_on, known + scores, before)
+    card = _card(args, training, fitted.steps, trained_on, known + scores, before)
     save_model(args.out / f'{args.name}.safetensors', network, card)
-    LOGGER.info('wrote %s after %d steps', args.out / f'{args.name}.safetensors', step)
+    LOGGER.info('wrote %s after %d steps', args.out / f'{args.name}.safetensors', fitted.steps)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,34 +1,31 @@
-"""The network and the recipe of Build-A-FLAIR (Nencka et al., arXiv:1901.04871), to compare with.
+"""The recipe of Build-A-FLAIR (Nencka et al., arXiv:1901.04871).
 
-Ten dense layers take the 5x5x5 patch of every contrast and predict its centre voxel's FLAIR. As
-written (``literal``) it seldom trains: with PyTorch's default initialisation and a ReLU on the
-last neuron it collapses to zero. The default deviates in these two: He initialisation, and a
-linear last layer.
+Every epoch shows the voxels of one training participant, drawn at random; the epoch with the
+smallest error on the validation participant is kept. The network is that of
+:mod:`bids_flair.models.paper`.
 """
 
-import copy
-import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.lib.stride_tricks import sliding_window_view
-from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bids_flair.models.network import PATCH
 from bids_flair.models.normalisation import CONTRASTS
-from bids_flair.training.corpus import Cut
-from bids_flair.training.evaluation import choose
+from bids_flair.models.paper import CHUNK, PATCH, PaperArchitecture, PaperNetwork
+from bids_flair.models.regressor import HIGH, LOW
+from bids_flair.training.checkpoint import read_checkpoint, write_checkpoint
+from bids_flair.training.corpus import Cut, Person
+from bids_flair.training.distributed import ALONE, World
+from bids_flair.training.progress import Clock, Epoch, refuse_nan
 
-LOGGER = logging.getLogger(__name__)
-LAYERS = 10
-DROPOUT_AFTER = (2, 4, 6, 8)
-DROPOUT = 0.5
-# Voxels predicted at once: their patches of five contrasts are 50 MB.
-CHUNK = 20_000
+OFFSETS = np.stack(np.meshgrid(*[np.arange(PATCH) - PATCH // 2] * 3, indexing='ij'), -1)
+OFFSETS = OFFSETS.reshape(-1, 3)
+# Distinguishes the voxels to validate on from those of any epoch.
+VALIDATION = 2**31
 
 
 @dataclass(frozen=True)
@@ -36,165 +33,146 @@ class Recipe:
     """How the paper trains.
 
     Every one of ``epochs`` shows ``voxels`` of one training participant, drawn without
-    replacement, in batches of ``batch``. ``literal`` keeps PyTorch's default initialisation and
-    the ReLU on the last neuron.
+    replacement, in batches of ``batch``.
     """
 
     epochs: int = 500
     voxels: int = 2000
     batch: int = 100
     learning_rate: float = 1e-4
-    dropout: bool = True
     seed: int = 0
-    literal: bool = False
 
 
-@dataclass(frozen=True)
-class Patches:
-    """One person's patches, gathered where they are asked for.
-
-    Attributes
-    ----------
-    windows : ndarray of float32, shape (C, X, Y, Z, 5, 5, 5)
-        A view of the contrasts: the patch around every voxel, 0 beyond the array.
-    flair : ndarray of float32, shape (X, Y, Z)
-    places : ndarray of int16, shape (n, 3)
-        The voxels of the brain where there is FLAIR.
-    """
-
-    windows: np.ndarray
-    flair: np.ndarray
-    places: np.ndarray
-
-    def draw(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Patches (n, 125 C) and FLAIR (n,) of at most so many voxels, without replacement."""
-        where = rng.choice(self.places, min(count, len(self.places)), replace=False)
-        return gather_patches(self.windows, where), self.flair[tuple(where.T)]
-
-
-class PaperNetwork(nn.Module):
-    """Dense layers that taper linearly from the patch to one neuron.
-
-    Parameters
-    ----------
-    contrasts : int
-        Number of input contrasts, C.
-    dropout : bool
-        Whether half of the neurons after layers 2, 4, 6 and 8 are dropped in training.
-    literal : bool
-        As published: see the module's docstring.
-    """
-
-    def __init__(self, contrasts: int, dropout: bool = True, literal: bool = False):
-        super().__init__()
-        widths = np.linspace(PATCH**3 * contrasts, 1, LAYERS + 1).round().astype(int).tolist()
-        layers: list[nn.Module] = []
-        for i in range(LAYERS):
-            layers.append(nn.Linear(widths[i], widths[i + 1]))
-            if literal or i + 1 < LAYERS:
-                layers.append(nn.ReLU())
-            if dropout and i + 1 in DROPOUT_AFTER:
-                layers.append(nn.Dropout(DROPOUT))
-        self.layers = nn.Sequential(*layers)
-        if not literal:
-            _he_initialise(self)
-
-    def forward(self, patches: Tensor) -> Tensor:
-        """FLAIR (n,) of patches (n, 125 C)."""
-        return self.layers(patches)[:, 0]
-
-
-def brain_of(cut: Cut) -> np.ndarray:
-    """Where a person is trained and scored on: bool, in the brain and with a FLAIR."""
-    return (cut.depth > 0) & cut.presence[CONTRASTS.index('FLAIR')]
-
-
-def patches_of(cut: Cut, contrasts: Sequence[str]) -> Patches:
-    """The patches of some contrasts of a person; 0 outside the brain, as where one is absent."""
-    return Patches(
-        patch_windows(choose(cut, contrasts).pick(contrasts).values),
-        cut.values[CONTRASTS.index('FLAIR')],
-        np.argwhere(brain_of(cut)).astype(np.int16),
-    )
-
-
-def patch_windows(values: np.ndarray) -> np.ndarray:
-    """The patch around every voxel of (C, X, Y, Z): a view, (C, X, Y, Z, 5, 5, 5)."""
-    reach = PATCH // 2
-    padded = np.pad(values, ((0, 0), *((reach, reach),) * 3))
-    return sliding_window_view(padded, (PATCH,) * 3, axis=(1, 2, 3))
-
-
-def gather_patches(windows: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Flattened patches at some voxels.
-
-    Parameters
-    ----------
-    windows : ndarray, shape (C, X, Y, Z, 5, 5, 5)
-        Of :func:`patch_windows`.
-    places : ndarray of int, shape (n, 3)
-
-    Returns
-    -------
-    ndarray, shape (n, 125 C)
-        One contrast after the other; column 125 c + 62 is the voxel itself.
-    """
-    x, y, z = places.T
-    return np.concatenate([window[x, y, z].reshape(len(places), -1) for window in windows], 1)
+@dataclass
+class _State:
+    network: PaperNetwork
+    optimizer: torch.optim.Optimizer
+    best: dict[str, torch.Tensor]
+    lowest: float = math.inf
+    history: list[Epoch] = field(default_factory=list)
 
 
 def train_paper(
-    people: Sequence[Cut], validation: Cut, contrasts: Sequence[str], recipe: Recipe
-) -> PaperNetwork:
-    """Train the paper's network.
+    people: Sequence[Person | Cut],
+    validation: Person | Cut,
+    architecture: PaperArchitecture,
+    recipe: Recipe,
+    target: str = 'FLAIR',
+    checkpoint: Path | None = None,
+    world: World = ALONE,
+) -> tuple[PaperNetwork, list[Epoch]]:
+    """Train the paper's network, or go on with what ``checkpoint`` holds.
 
     Parameters
     ----------
-    people : sequence of Cut
+    people : sequence of Person or Cut
         Whole persons.
-    validation : Cut
-        The person whose voxels, the same after every epoch, choose the weights that are kept.
-    contrasts : sequence of str
-        Inputs, among `CONTRASTS`.
+    validation : Person or Cut
+        Whose voxels, the same after every epoch, choose the weights that are kept.
+    architecture : PaperArchitecture
     recipe : Recipe
+    target : str
+        The contrast to predict.
+    checkpoint : Path, optional
+        Written after every epoch.
+    world : World
+        The processes that train together, each on its share of every batch.
 
     Returns
     -------
-    PaperNetwork
-        With the weights of the epoch with the lowest validation error.
+    network : PaperNetwork
+        With the weights of the epoch with the smallest validation error.
+    history : list of Epoch
     """
     torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
-    network = PaperNetwork(len(contrasts), recipe.dropout, recipe.literal)
+    network = PaperNetwork(architecture)
     optimizer = torch.optim.Adam(network.parameters(), recipe.learning_rate)
-    trained = [patches_of(person, contrasts) for person in people]
-    held_out = patches_of(validation, contrasts).draw(rng, recipe.voxels)
-    lowest, best = math.inf, network.state_dict()
-    for epoch in range(recipe.epochs):
-        patches, flair = trained[rng.integers(len(trained))].draw(rng, recipe.voxels)
-        _run_epoch(network, optimizer, patches, flair, recipe.batch)
+    state = _State(network, optimizer, _copy(network))
+    if checkpoint is not None and checkpoint.exists():
+        weights, told = read_checkpoint(checkpoint, optimizer)
+        network.load_state_dict(weights['network'])
+        state.best, state.lowest = weights['best'], told['lowest']
+        state.history = [Epoch(**line) for line in told['history']]
+    held_out = draw_voxels(
+        np.random.default_rng([recipe.seed, VALIDATION]),
+        validation,
+        architecture.inputs,
+        target,
+        recipe.voxels,
+    )
+    clock = Clock(recipe.epochs, len(state.history))
+    for epoch in range(len(state.history), recipe.epochs):
+        # All that is random about an epoch comes from its number: a run that was cut short goes
+        # on as if it had not been.
+        rng = np.random.default_rng([recipe.seed, epoch])
+        torch.manual_seed(int(rng.integers(2**62)))
+        i = rng.integers(len(people))
+        voxels = draw_voxels(rng, people[i], architecture.inputs, target, recipe.voxels)
+        loss = _run_epoch(state, *voxels, recipe.batch, world)
+        refuse_nan(loss, (getattr(people[i], 'name', f'participant {i}'),))
         error = _validation_error(network, *held_out)
-        if error < lowest:
-            lowest, best = error, copy.deepcopy(network.state_dict())
-        if (epoch + 1) % 50 == 0:
-            LOGGER.info('epoch %d: validation MSE %.4f, best %.4f', epoch + 1, error, lowest)
-    network.load_state_dict(best)
-    return network.eval()
-
-
-def predict_paper(network: PaperNetwork, cut: Cut, contrasts: Sequence[str]) -> np.ndarray:
-    """Predict a whole person's FLAIR: float32, (X, Y, Z), 0 outside the brain."""
+        if error < state.lowest:
+            state.lowest, state.best = error, _copy(network)
+        state.history.append(clock.tick(epoch + 1, loss, error, len(voxels[1])))
+        if checkpoint is not None and world.first:
+            told = {'lowest': state.lowest, 'history': [asdict(line) for line in state.history]}
+            weights = {'network': network.state_dict(), 'best': state.best}
+            write_checkpoint(checkpoint, weights, optimizer, told)
+    network.load_state_dict(state.best)
     network.eval()
+    network.errors.copy_(_errors(network, *held_out))
+    return network, state.history
 
-    def regress(patches: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return network(torch.from_numpy(patches)).numpy()
 
-    return predict_voxels(regress, cut, contrasts)
+def draw_voxels(
+    rng: np.random.Generator,
+    person: Person | Cut,
+    inputs: Sequence[str],
+    target: str,
+    count: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Patches (n, 125 C) and target (n,) of at most so many voxels of the brain."""
+    brain = person.brain
+    places = np.stack(
+        np.unravel_index(
+            brain[rng.choice(len(brain), min(count, len(brain)), replace=False)],
+            person.depth.shape,
+        ),
+        1,
+    )
+    k = CONTRASTS.index(target)
+    places = places[person.presence[k][tuple(places.T)]]
+    return gather_patches(person, inputs, places), person.values[k][tuple(places.T)].astype('f4')
+
+
+def gather_patches(person: Person | Cut, inputs: Sequence[str], places: np.ndarray) -> np.ndarray:
+    """Flattened patches at some voxels (n, 3); 0 where there is nothing.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, 125 C)
+        One contrast after the other; column 125 c + 62 is the voxel itself.
+    """
+    where = places[:, None].astype(int) + OFFSETS
+    shape = np.array(person.depth.shape)
+    inside = ((where >= 0) & (where < shape)).all(-1)
+    where = tuple(np.moveaxis(np.clip(where, 0, shape - 1), -1, 0))
+    chosen = [CONTRASTS.index(name) for name in inputs]
+    inside &= person.depth[where] > 0
+    return np.concatenate(
+        [person.values[k][where] * (inside & person.presence[k][where]) for k in chosen],
+        1,
+        dtype=np.float32,
+    )
+
+
+def brain_of(person: Person | Cut, target: str = 'FLAIR') -> np.ndarray:
+    """Where a person is trained and scored on: bool, in the brain and with a target."""
+    return (person.depth > 0) & person.presence[CONTRASTS.index(target)]
 
 
 def predict_voxels(
-    regress: Callable[[np.ndarray], np.ndarray], cut: Cut, contrasts: Sequence[str]
+    regress: Callable[[np.ndarray], np.ndarray], person: Person | Cut, inputs: Sequence[str]
 ) -> np.ndarray:
     """Predict a whole person with any function from patches (n, 125 C) to FLAIR (n,).
 
@@ -203,38 +181,44 @@ def predict_voxels(
     ndarray of float32, shape (X, Y, Z)
         At least 0, as the default model's; 0 outside the brain.
     """
-    seen = patches_of(cut, contrasts)
-    out = np.zeros(cut.depth.shape, np.float32)
-    for first in range(0, len(seen.places), CHUNK):
-        where = seen.places[first : first + CHUNK]
-        out[tuple(where.T)] = regress(gather_patches(seen.windows, where))
+    places = np.argwhere(brain_of(person))
+    out = np.zeros(person.depth.shape, np.float32)
+    for first in range(0, len(places), CHUNK):
+        where = places[first : first + CHUNK]
+        out[tuple(where.T)] = regress(gather_patches(person, inputs, where))
     return np.maximum(out, 0)
 
 
 def _run_epoch(
-    network: PaperNetwork,
-    optimizer: torch.optim.Optimizer,
-    patches: np.ndarray,
-    flair: np.ndarray,
-    batch: int,
-) -> None:
-    """One pass over the voxels drawn, which are in random order already."""
-    network.train()
-    pairs = (torch.from_numpy(part).split(batch) for part in (patches, flair))
+    state: _State, patches: np.ndarray, true: np.ndarray, batch: int, world: World
+) -> float:
+    """One pass over the voxels drawn, which are in random order already; the mean loss."""
+    state.network.train()
+    total = 0.0
+    pairs = (torch.from_numpy(part).split(batch) for part in (patches, true))
     for x, y in zip(*pairs, strict=True):
-        optimizer.zero_grad()
-        F.mse_loss(network(x), y).backward()
-        optimizer.step()
+        mine = slice(world.rank, None, world.size)
+        state.optimizer.zero_grad()
+        loss = F.mse_loss(state.network.regress(x[mine]), y[mine])
+        loss.backward()
+        world.average_gradients(state.network)
+        state.optimizer.step()
+        total += float(loss.detach()) * len(y)
+    return total / len(true)
 
 
-def _validation_error(network: PaperNetwork, patches: np.ndarray, flair: np.ndarray) -> float:
+def _validation_error(network: PaperNetwork, patches: np.ndarray, true: np.ndarray) -> float:
     network.eval()
     with torch.inference_mode():
-        return float(F.mse_loss(network(torch.from_numpy(patches)), torch.from_numpy(flair)))
+        found = network.regress(torch.from_numpy(patches))
+        return float(F.mse_loss(found, torch.from_numpy(true)))
 
 
-def _he_initialise(network: nn.Module) -> None:
-    for module in network.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.kaiming_normal_(module.weight, nonlinearity='relu')
-            nn.init.zeros_(module.bias)
+def _errors(network: PaperNetwork, patches: np.ndarray, true: np.ndarray) -> torch.Tensor:
+    with torch.inference_mode():
+        error = torch.from_numpy(true) - network.regress(torch.from_numpy(patches))
+    return torch.quantile(error, torch.tensor([LOW, HIGH]))
+
+
+def _copy(network: PaperNetwork) -> dict[str, torch.Tensor]:
+    return {key: value.detach().clone() for key, value in network.state_dict().items()}

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import nibabel as nib
@@ -67,6 +68,11 @@ class Cut:
     sample: np.ndarray
     sample_depth: np.ndarray
 
+    @cached_property
+    def brain(self) -> np.ndarray:
+        """Flat indices of the voxels of the brain."""
+        return np.flatnonzero(self.depth > 0)
+
 
 @dataclass(frozen=True, eq=False)
 class Person:
@@ -84,6 +90,8 @@ class Person:
         ``ORDINARY``, ``BORDER`` of fluid, ``LESION`` or, where none are marked, ``BRIGHT``.
     sample : ndarray of float32, shape (n, 6 + 1)
         Values and depth of voxels from all over the brain.
+    brain : ndarray of int32, shape (n,)
+        Flat indices of the voxels of the brain.
     places : dict
         Per kind, positions (n, 3) of such voxels in the brain.
     """
@@ -94,6 +102,7 @@ class Person:
     depth: np.ndarray
     kind: np.ndarray
     sample: np.ndarray
+    brain: np.ndarray
     places: dict[int, np.ndarray] = field(repr=False)
 
     def draw_sample(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -218,7 +227,8 @@ def write_person(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     arrays = {'values': values.astype(np.float16), 'presence': presence, 'depth': depth}
-    for name, array in (arrays | {'kind': kind, 'sample': sample} | places).items():
+    arrays |= {'kind': kind, 'sample': sample, 'brain': np.flatnonzero(brain).astype(np.int32)}
+    for name, array in (arrays | places).items():
         np.save(part / f'{name}.npy', array)
     part.rename(folder)
 
@@ -227,7 +237,7 @@ def read_person(folder: Path) -> Person:
     """Open one person's volumes without reading them."""
     arrays = {
         name: np.load(folder / f'{name}.npy', mmap_mode='r')
-        for name in ('values', 'presence', 'depth', 'kind')
+        for name in ('values', 'presence', 'depth', 'kind', 'brain')
     }
     places = {k: np.load(folder / f'places{k}.npy') for k in KINDS}
     sample = np.load(folder / 'sample.npy')

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from bids_flair.models.inference import predict
-from bids_flair.models.network import Architecture, PatchRegressor
+from bids_flair.models.network import Architecture
 from bids_flair.models.normalisation import CONTRASTS, Normalised
+from bids_flair.models.regressor import Regressor
 from bids_flair.scoring import best_scale, score
 from bids_flair.training.corpus import LESION, Cut
 
@@ -28,7 +29,7 @@ STRETCHES = np.round(np.arange(0.3, 4.001, 0.05), 2)
 
 
 def evaluate(
-    network: PatchRegressor,
+    network: Regressor,
     name: str,
     cut: Cut,
     device: torch.device,

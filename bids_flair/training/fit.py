@@ -1,28 +1,28 @@
 """The training loop."""
 
-import json
-import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 from torch.nn import functional as F
 
-from bids_flair.models.files import replace_file
-from bids_flair.models.network import HIGH, LOW, Architecture, PatchRegressor
+from bids_flair.models.network import Architecture, PatchRegressor
+from bids_flair.models.regressor import HIGH, LOW
+from bids_flair.training.checkpoint import read_checkpoint, write_checkpoint
 from bids_flair.training.corpus import Person
+from bids_flair.training.distributed import ALONE, World
+from bids_flair.training.progress import Clock, Epoch, refuse_nan
 from bids_flair.training.rendering import SimulatedPerson
 from bids_flair.training.sampling import Batch, Sampling, draw_batch
 
-LOGGER = logging.getLogger(__name__)
 CPU = torch.device('cpu')
-CHECKPOINT_EVERY_S = 60
+EPOCH_STEPS = 100
+# Batches of the validation participant, the same after every epoch.
+VALIDATION_STEPS, VALIDATION_SEED = 4, 2**31
 AVERAGE_OVER = 200
 HUBER_BETA = 0.2
 # Window of the structural loss (voxels to either side), its constants for FLAIR values up to 2.2
@@ -46,12 +46,23 @@ class Training:
     sampling: Sampling = field(default_factory=Sampling)
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network: the running average of the weights, the steps it took, and its epochs."""
+
+    network: PatchRegressor
+    steps: int
+    history: list[Epoch]
+
+
 @dataclass
 class _State:
     network: PatchRegressor
     average: PatchRegressor
     optimizer: torch.optim.Optimizer
     step: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    history: list[Epoch] = field(default_factory=list)
 
 
 def fit(
@@ -62,25 +73,20 @@ def fit(
     minutes: float = math.inf,
     device: torch.device = CPU,
     start: PatchRegressor | None = None,
-) -> tuple[PatchRegressor, int]:
+    validation: Person | None = None,
+    world: World = ALONE,
+) -> Fitted:
     """Train a network, or go on with what ``checkpoint`` holds.
 
-    With ``start``, a new run begins with the weights of that network.
-
-    Returns
-    -------
-    network : PatchRegressor
-        The running average of the weights.
-    step : int
-        Steps done: fewer than ``training.steps`` if ``minutes`` ran out.
+    With ``start``, a new run begins with the weights of that network. The error on ``validation``
+    is written down after every epoch of `EPOCH_STEPS`; nothing is chosen by it.
     """
     torch.manual_seed(training.seed)
     state = _begin(training, device, start)
     if checkpoint.exists():
         _resume(state, checkpoint)
-        LOGGER.info('going on from step %d of %s', state.step, checkpoint)
-    begun = saved = time.monotonic()
-    history = []
+    begun = time.monotonic()
+    clock = Clock(math.ceil(training.steps / EPOCH_STEPS), len(state.history))
     while state.step < training.steps and time.monotonic() - begun < 60 * minutes:
         batch = draw_batch(
             real,
@@ -89,16 +95,53 @@ def fit(
             training.architecture,
             training.seed,
             state.step,
+            world,
         )
-        history.append(_step(state, batch.to(device), training))
-        if state.step % 200 == 0:
-            recent = history[-200:]
-            LOGGER.info('step %d: loss %.4f', state.step, sum(recent) / len(recent))
-        if time.monotonic() - saved > CHECKPOINT_EVERY_S:
-            _save(state, checkpoint)
-            saved = time.monotonic()
-    _save(state, checkpoint)
-    return state.average.eval(), state.step
+        loss = _step(state, batch.to(device), training, world)
+        refuse_nan(loss, batch.people)
+        state.sums[0] += loss
+        state.sums[1] += len(batch.target)
+        if state.step % EPOCH_STEPS == 0 or state.step == training.steps:
+            _end_epoch(state, training, clock, device, validation)
+            if world.first:
+                _save(state, checkpoint)
+    if world.first:
+        _save(state, checkpoint)
+    return Fitted(state.average.eval(), state.step, state.history)
+
+
+def _end_epoch(
+    state: _State,
+    training: Training,
+    clock: Clock,
+    device: torch.device,
+    validation: Person | None,
+) -> None:
+    loss, voxels = state.sums
+    steps = state.step - EPOCH_STEPS * len(state.history)
+    error = math.nan if validation is None else _error(state.average, training, device, validation)
+    line = clock.tick(len(state.history) + 1, loss / steps, error, int(voxels))
+    state.history.append(line)
+    state.sums = [0.0, 0.0]
+
+
+def _error(
+    network: PatchRegressor, training: Training, device: torch.device, person: Person
+) -> float:
+    """Loss of the mean on the same blocks of a person whenever it is asked for."""
+    found = []
+    for step in range(VALIDATION_STEPS):
+        batch = draw_batch(
+            [[person]],
+            [],
+            training.sampling,
+            training.architecture,
+            VALIDATION_SEED,
+            step,
+        ).to(device)
+        with torch.inference_mode():
+            found.append(float(losses(batch, *network(batch.x, batch.style, batch.keep))[0]))
+    return sum(found) / len(found)
 
 
 def losses(batch: Batch, mean: Tensor, reach: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,13 +186,14 @@ def _similarity(keep: Tensor, mean: Tensor, target: Tensor) -> Tensor:
     return (ssim * centres).sum() / centres.sum().clamp_min(1)
 
 
-def _step(state: _State, batch: Batch, training: Training) -> float:
+def _step(state: _State, batch: Batch, training: Training, world: World) -> float:
     for group in state.optimizer.param_groups:
         group['lr'] = training.learning_rate * _schedule(state.step, training.steps)
     mean, reach = state.network(batch.x, batch.style, batch.keep)
     loss, structure, quantile = losses(batch, mean, reach)
     state.optimizer.zero_grad()
     (loss + training.structure * structure + quantile).backward()
+    world.average_gradients(state.network)
     torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
     state.optimizer.step()
     state.step += 1
@@ -181,30 +225,18 @@ def _begin(
 
 
 def _save(state: _State, path: Path) -> None:
-    tensors = {f'network.{k}': v for k, v in state.network.state_dict().items()}
-    tensors |= {f'average.{k}': v for k, v in state.average.state_dict().items()}
-    for i, moments in state.optimizer.state_dict()['state'].items():
-        tensors |= {f'optimizer.{i}.{k}': v for k, v in moments.items()}
-    content = save_tensors(
-        {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()},
-        {'step': json.dumps(state.step)},
-    )
-    replace_file(path, content)
+    weights = {'network': state.network.state_dict(), 'average': state.average.state_dict()}
+    told = {
+        'step': state.step,
+        'sums': state.sums,
+        'history': [asdict(line) for line in state.history],
+    }
+    write_checkpoint(path, weights, state.optimizer, told)
 
 
 def _resume(state: _State, path: Path) -> None:
-    with safe_open(path, 'pt') as file:
-        state.step = json.loads(file.metadata()['step'])
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    parts: dict[str, dict[str, Tensor]] = {'network': {}, 'average': {}, 'optimizer': {}}
-    for key, value in tensors.items():
-        part, name = key.split('.', 1)
-        parts[part][name] = value
-    state.network.load_state_dict(parts['network'])
-    state.average.load_state_dict(parts['average'])
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in parts['optimizer'].items():
-        i, name = key.split('.')
-        moments.setdefault(int(i), {})[name] = value
-    groups = state.optimizer.state_dict()['param_groups']
-    state.optimizer.load_state_dict({'state': moments, 'param_groups': groups})
+    weights, told = read_checkpoint(path, state.optimizer)
+    state.network.load_state_dict(weights['network'])
+    state.average.load_state_dict(weights['average'])
+    state.step, state.sums = told['step'], told['sums']
+    state.history = [Epoch(**line) for line in told['history']]

@@ -1,20 +1,21 @@
 """Blocks of voxels to train on: where from, and what may happen to them on the way.
 
-All that is random about step ``i`` comes from ``(seed, i)`` alone, so that a run that was
-interrupted goes on as if it had not been.
+All that is random about block ``k`` of step ``i`` comes from ``(seed, i, k)`` alone, so that a run
+that was interrupted goes on as if it had not been, and any number of processes draw the same.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bids_flair.models.network import STYLE_QUANTILES, Architecture
 from bids_flair.models.normalisation import CONTRASTS
+from bids_flair.models.regressor import STYLE_QUANTILES, Shape
 from bids_flair.training.corpus import BORDER, BRIGHT, LESION, ORDINARY, Person
+from bids_flair.training.distributed import ALONE, World
 from bids_flair.training.rendering import SimulatedPerson
 
 ANATOMICAL = ('T1w', 'T2w', 'FLAIR')
@@ -46,7 +47,7 @@ class Sampling:
 @dataclass(frozen=True)
 class Batch:
     """Input ``x`` (N, 2 C, ...) with its halo and its ``style`` (N, C, quantiles); ``keep``
-    (N, X, Y, Z); per voxel kept: ``target`` and ``weight``.
+    (N, X, Y, Z); per voxel kept: ``target`` and ``weight``. ``people`` are whose blocks they are.
     """
 
     x: Tensor
@@ -54,31 +55,36 @@ class Batch:
     keep: Tensor
     target: Tensor
     weight: Tensor
+    people: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> 'Batch':
         """The same batch on another device."""
-        return Batch(*(getattr(self, part.name).to(device) for part in fields(self)))
+        tensors = ('x', 'style', 'keep', 'target', 'weight')
+        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
 
 def draw_batch(
     real: Sequence[Sequence[Person]],
     simulated: Sequence[SimulatedPerson],
     sampling: Sampling,
-    architecture: Architecture,
+    architecture: Shape,
     seed: int,
     step: int,
+    world: World = ALONE,
 ) -> Batch:
     """Draw the blocks of one training step, as a network of this architecture takes them.
 
     ``real`` holds one sequence of people per dataset; each dataset counts as much as any other.
+    Of the processes of a ``world`` each draws its share of the blocks.
     """
-    rng = np.random.default_rng([seed, step])
-    blocks = []
-    for _ in range(sampling.batch):
+    blocks, people = [], []
+    for k in range(world.rank, sampling.batch, world.size):
+        rng = np.random.default_rng([seed, step, k])
         person = draw_person(rng, real, simulated, sampling)
+        people.append(person.name)
         blocks.append(_draw_block(rng, person, sampling, architecture))
     x, style, keep, target, weight = (torch.stack(part) for part in zip(*blocks, strict=True))
-    return Batch(x, style, keep, target[keep], weight[keep])
+    return Batch(x, style, keep, target[keep], weight[keep], tuple(people))
 
 
 def draw_styles(
@@ -119,7 +125,7 @@ def _draw_block(
     rng: np.random.Generator,
     person: Person | SimulatedPerson,
     sampling: Sampling,
-    architecture: Architecture,
+    architecture: Shape,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     halo = architecture.halo
     chosen = [CONTRASTS.index(name) for name in architecture.inputs]

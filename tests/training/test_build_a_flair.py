@@ -1,23 +1,27 @@
 """The paper's network has the paper's shape, sees the right voxels, and learns."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
+from bids_flair.errors import BidsFlairError
+from bids_flair.models.inference import predict
 from bids_flair.models.normalisation import CONTRASTS
+from bids_flair.models.paper import PaperArchitecture, PaperNetwork
 from bids_flair.training.build_a_flair import (
-    PaperNetwork,
     Recipe,
     brain_of,
     gather_patches,
-    patch_windows,
-    predict_paper,
     predict_voxels,
     train_paper,
 )
+from bids_flair.training.checkpoint import write_checkpoint
 from bids_flair.training.corpus import Cut
+from bids_flair.training.evaluation import choose
 
 T1W, FLAIR = CONTRASTS.index('T1w'), CONTRASTS.index('FLAIR')
 QUICK = Recipe(epochs=6, voxels=200)
@@ -50,32 +54,42 @@ def _linear(network: PaperNetwork) -> list[nn.Linear]:
     return [layer for layer in network.layers if isinstance(layer, nn.Linear)]
 
 
-@pytest.mark.parametrize('contrasts', [1, 2, 5])
-def test_ten_layers_taper_linearly_from_the_patch_to_one_neuron(contrasts):
-    layers = _linear(PaperNetwork(contrasts))
+def _network(*inputs: str, **options) -> PaperNetwork:
+    return PaperNetwork(PaperArchitecture(inputs, **options)).eval()
+
+
+def _predict(network: PaperNetwork, person: Cut) -> np.ndarray:
+    names = network.architecture.inputs
+    return predict(network, choose(person, names), brain_of(person), torch.device('cpu'))[0]
+
+
+@pytest.mark.parametrize('inputs', [('T1w',), ('T1w', 'T2w'), CONTRASTS[:5]])
+def test_ten_layers_taper_linearly_from_the_patch_to_one_neuron(inputs):
+    network = _network(*inputs)
+    layers = _linear(network)
     assert len(layers) == 10
     widths = np.array([layers[0].in_features, *(layer.out_features for layer in layers)])
-    assert (widths[0], widths[-1]) == (125 * contrasts, 1)
+    assert (widths[0], widths[-1]) == (125 * len(inputs), 1)
     steps = np.diff(widths)
     assert (np.abs(steps - steps.mean()) <= 1).all()
-    assert PaperNetwork(contrasts)(torch.zeros(7, 125 * contrasts)).shape == (7,)
+    assert network.regress(torch.zeros(7, 125 * len(inputs))).shape == (7,)
 
 
 def test_half_is_dropped_after_layers_2_4_6_and_8():
-    network = PaperNetwork(1)
     dense, found = 0, []
-    for layer in network.layers:
+    for layer in _network('T1w').layers:
         dense += isinstance(layer, nn.Linear)
         if isinstance(layer, nn.Dropout):
             assert layer.p == 0.5
             found.append(dense)
     assert found == [2, 4, 6, 8]
-    assert not any(isinstance(layer, nn.Dropout) for layer in PaperNetwork(1, False).layers)
+    without = _network('T1w', dropout=0.0)
+    assert not any(isinstance(layer, nn.Dropout) for layer in without.layers)
 
 
 def test_the_literal_form_ends_with_a_relu_and_the_default_one_does_not():
     torch.manual_seed(0)
-    literal, default = PaperNetwork(2, literal=True), PaperNetwork(2)
+    literal, default = _network('T1w', 'T2w', literal=True), _network('T1w', 'T2w')
     assert isinstance(literal.layers[-1], nn.ReLU)
     assert isinstance(default.layers[-1], nn.Linear)
     # PyTorch's own initialisation is uniform with variance 1 / (3 n), He's has 2 / n.
@@ -86,15 +100,18 @@ def test_the_literal_form_ends_with_a_relu_and_the_default_one_does_not():
 
 
 def test_patches_are_centred_on_their_voxels_and_padded_with_zeros():
-    values = np.arange(1, 2 * 6**3 + 1, dtype=np.float32).reshape(2, 6, 6, 6)
+    values = np.zeros((len(CONTRASTS), 6, 6, 6), np.float32)
+    values[:2] = np.arange(1, 2 * 6**3 + 1, dtype=np.float32).reshape(2, 6, 6, 6)
+    depth = np.ones((6, 6, 6), np.int8)
+    person = Cut(values, values > 0, depth, depth, values[:0], depth[0, 0])
     places = np.array([[0, 0, 0], [5, 2, 3], [3, 3, 3]])
-    patches = gather_patches(patch_windows(values), places)
+    patches = gather_patches(person, ('T1w', 'T2w'), places)
     assert patches.shape == (3, 250)
     for c in range(2):
         np.testing.assert_array_equal(patches[:, 125 * c + 62], values[c][tuple(places.T)])
-    np.testing.assert_array_equal(patches[2].reshape(2, 5, 5, 5), values[:, 1:6, 1:6, 1:6])
+    np.testing.assert_array_equal(patches[2].reshape(2, 5, 5, 5), values[:2, 1:6, 1:6, 1:6])
     corner = patches[0].reshape(2, 5, 5, 5)
-    np.testing.assert_array_equal(corner[:, 2:, 2:, 2:], values[:, :3, :3, :3])
+    np.testing.assert_array_equal(corner[:, 2:, 2:, 2:], values[:2, :3, :3, :3])
     assert not corner[:, :2].any()
     assert not corner[:, :, :2].any()
     assert not corner[..., :2].any()
@@ -107,21 +124,35 @@ def test_every_voxel_of_the_brain_is_predicted_and_no_other(people):
     np.testing.assert_array_equal(found, np.where(brain, people[0].values[T1W], 0))
 
 
+def test_the_model_predicts_what_its_layers_make_of_the_patches(people):
+    """Whatever tile a voxel lies in, and however the tile is cut into chunks."""
+    torch.manual_seed(0)
+    network = _network('T1w', 'T2w').requires_grad_(False)
+    expected = predict_voxels(
+        lambda patches: network.regress(torch.from_numpy(patches)).numpy(),
+        people[0],
+        ['T1w', 'T2w'],
+    )
+    np.testing.assert_allclose(_predict(network, people[0]), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_chunks_change_nothing(people, monkeypatch):
-    network = PaperNetwork(2)
-    whole = predict_paper(network, people[0], ['T1w', 'T2w'])
-    monkeypatch.setattr('bids_flair.training.build_a_flair.CHUNK', 999)
-    parts = predict_paper(network, people[0], ['T1w', 'T2w'])
-    np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-5)
+    network = _network('T1w', 'T2w')
+    whole = _predict(network, people[0])
+    monkeypatch.setattr('bids_flair.models.paper.CHUNK', 999)
+    np.testing.assert_allclose(_predict(network, people[0]), whole, rtol=1e-4, atol=1e-5)
 
 
 def test_it_learns(people):
-    recipe = Recipe(15, voxels=1000, batch=25, learning_rate=1e-3, dropout=False)
-    network = train_paper(people[:2], people[1], ['T1w'], recipe)
+    recipe = Recipe(15, voxels=1000, batch=25, learning_rate=1e-3)
+    architecture = PaperArchitecture(('T1w',), dropout=0.0)
+    network, history = train_paper(people[:2], people[1], architecture, recipe)
     brain = brain_of(people[2])
     true = people[2].values[FLAIR][brain]
-    error = predict_paper(network, people[2], ['T1w'])[brain] - true
+    error = _predict(network, people[2])[brain] - true
     assert np.mean(error**2) < 0.3 * true.var()
+    assert history[-1].loss < history[0].loss
+    assert network.errors[0] < 0 < network.errors[1]
 
 
 def test_the_best_epoch_is_kept(people, monkeypatch):
@@ -133,12 +164,34 @@ def test_the_best_epoch_is_kept(people, monkeypatch):
             lambda *_, following=following: next(following),
         )
         recipe = Recipe(epochs=len(errors), voxels=200)
-        kept.append(train_paper(people[:1], people[2], ['T1w'], recipe).state_dict())
+        architecture = PaperArchitecture(('T1w',))
+        kept.append(train_paper(people[:1], people[2], architecture, recipe)[0].state_dict())
     for name, weights in kept[0].items():
         assert torch.equal(weights, kept[1][name])
 
 
-def test_the_same_seed_gives_the_same_weights(people):
-    first, second = (train_paper(people[:2], people[2], ['T1w', 'T2w'], QUICK) for _ in range(2))
-    for a, b in zip(first.parameters(), second.parameters(), strict=True):
-        assert torch.equal(a, b)
+def test_an_interrupted_recipe_goes_on_as_if_it_had_not_been(people, tmp_path, monkeypatch):
+    architecture = PaperArchitecture(('T1w',))
+    expected, _ = train_paper(people[:2], people[2], architecture, QUICK)
+    file, seen = tmp_path / 'checkpoint.safetensors', {'epoch': 0}
+
+    def stop_after_three(*arguments):
+        seen['epoch'] += 1
+        if seen['epoch'] > 3:
+            raise KeyboardInterrupt
+        return write_checkpoint(*arguments)
+
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        name = 'bids_flair.training.build_a_flair.write_checkpoint'
+        context.setattr(name, stop_after_three)
+        train_paper(people[:2], people[2], architecture, QUICK, checkpoint=file)
+    resumed, history = train_paper(people[:2], people[2], architecture, QUICK, checkpoint=file)
+    assert [line.epoch for line in history] == list(range(1, QUICK.epochs + 1))
+    for name, weights in expected.state_dict().items():
+        assert torch.equal(weights, resumed.state_dict()[name])
+
+
+def test_a_loss_that_is_no_number_names_the_participant(people):
+    broken = replace(people[0], values=np.full_like(people[0].values, np.nan))
+    with pytest.raises(BidsFlairError, match='participant 0'):
+        train_paper([broken], people[1], PaperArchitecture(('T1w',)), QUICK)

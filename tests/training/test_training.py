@@ -130,21 +130,21 @@ def test_lesions_are_sampled_more_often_than_they_are(people, monkeypatch):
 
 
 def test_the_same_seed_gives_the_same_weights(people, tmp_path):
-    a, b = (fit([people], [], SMALL, tmp_path / f'{name}.safetensors')[0] for name in 'ab')
+    a, b = (fit([people], [], SMALL, tmp_path / f'{name}.safetensors').network for name in 'ab')
     for x, y in zip(a.parameters(), b.parameters(), strict=True):
         assert torch.equal(x, y)
 
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(people, tmp_path, monkeypatch):
-    expected, _ = fit([people], [], SMALL, tmp_path / 'whole.safetensors')
+    expected = fit([people], [], SMALL, tmp_path / 'whole.safetensors').network
     ticks = itertools.count()
     with monkeypatch.context() as context:
         context.setattr('bids_flair.training.fit.time.monotonic', lambda: next(ticks) * 20.0)
-        _, step = fit([people], [], SMALL, tmp_path / 'part.safetensors', minutes=1.5)
-    assert 0 < step < SMALL.steps
-    resumed, step = fit([people], [], SMALL, tmp_path / 'part.safetensors')
-    assert step == SMALL.steps
-    for x, y in zip(expected.parameters(), resumed.parameters(), strict=True):
+        part = fit([people], [], SMALL, tmp_path / 'part.safetensors', minutes=1.5)
+    assert 0 < part.steps < SMALL.steps
+    resumed = fit([people], [], SMALL, tmp_path / 'part.safetensors')
+    assert resumed.steps == SMALL.steps
+    for x, y in zip(expected.parameters(), resumed.network.parameters(), strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=1e-7)
 
 
@@ -152,7 +152,7 @@ def test_it_learns(people, tmp_path):
     training = Training(
         steps=150, architecture=SMALL.architecture, sampling=Sampling(block=8, batch=4)
     )
-    network, _ = fit([people], [], training, tmp_path / 'c.safetensors')
+    network = fit([people], [], training, tmp_path / 'c.safetensors').network
     batch = draw_batch(
         [people], [], Sampling(block=16, batch=4), SMALL.architecture, seed=9, step=0
     )
@@ -238,9 +238,10 @@ def test_styles_are_those_of_the_people(people):
 
 
 def test_a_run_may_begin_with_another_models_weights(people, tmp_path):
-    first, _ = fit([people], [], SMALL, tmp_path / 'first.safetensors')
+    first = fit([people], [], SMALL, tmp_path / 'first.safetensors').network
     gentle = replace(SMALL, steps=1, learning_rate=1e-9)
-    second, _ = fit([people], [], gentle, tmp_path / 'second.safetensors', start=first)
+    again = tmp_path / 'second.safetensors'
+    second = fit([people], [], gentle, again, start=first).network
     for x, y in zip(first.parameters(), second.parameters(), strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=1e-6)
 
