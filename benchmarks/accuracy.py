@@ -38,7 +38,8 @@ from bids_flair.training.build_a_flair import (
     predict_voxels,
     train_paper,
 )
-from bids_flair.training.corpus import LESION, Cut, find_cases, prepare_case, read_person
+from bids_flair.training.cohort import find_cases
+from bids_flair.training.corpus import LESION, Cut, open_case
 from bids_flair.training.evaluation import choose
 from bids_flair.training.rendering import draw_site, prepare_head, read_head
 
@@ -145,8 +146,8 @@ def _gather(args: argparse.Namespace, cache: Path) -> tuple[dict[str, Cut], dict
     ):
         # A folder per dataset: people of two may have one name.
         cuts = {
-            _name(data, case.name, args.data): read_person(
-                prepare_case(case, cache / str(args.data.index(data)))
+            _name(data, case.name, args.data): open_case(
+                case, cache / str(args.data.index(data))
             ).whole()
             for data, case in here
         }

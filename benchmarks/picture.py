@@ -19,7 +19,8 @@ import torch
 from bids_flair.models.files import load_model
 from bids_flair.models.inference import predict
 from bids_flair.scoring import best_scale, score
-from bids_flair.training.corpus import LESION, find_cases, prepare_case, read_person
+from bids_flair.training.cohort import find_cases
+from bids_flair.training.corpus import LESION, open_case
 from bids_flair.training.evaluation import choose
 
 matplotlib.use('Agg')
@@ -52,7 +53,7 @@ def main() -> None:
     if case.name in model.card['training_data']['real']['people']:
         sys.exit(f'{args.model} was trained on {case.name}: such a picture would flatter it.')
     with tempfile.TemporaryDirectory() as cache:
-        cut = read_person(prepare_case(case, Path(cache))).whole()
+        cut = open_case(case, Path(cache)).whole()
         brain = (cut.depth > 0) & cut.presence[-1]
         inputs = choose(cut, args.inputs)
         mean, below, above = predict(model.network, inputs, brain, torch.device('cpu'))

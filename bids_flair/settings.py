@@ -14,8 +14,8 @@ class Settings:
     """One run's request.
 
     Empty tuples and ``None`` mean "not asked for": every participant, every session, every
-    contrast found. ``inputs`` holds names in {'T1w', 'T2w', 'MD', 'FA', 'S0'}; ``mem_gb`` is in
-    GB (1e9 bytes).
+    contrast found. ``inputs`` holds names in {'T1w', 'T2w', 'MD', 'FA', 'S0', 'FLAIR'}; ``mem_gb``
+    is in GB (1e9 bytes).
     """
 
     bids_dir: Path
@@ -31,6 +31,20 @@ class Settings:
     model: str = 'default'
     inputs: tuple[str, ...] = ()
     device: str = 'auto'
+
+    model_name: str = ''
+    recipe: str = 'default'
+    target: str = 'FLAIR'
+    holdout: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    dropout: float = 0.5
+    literal: bool = False
+    fine_tune: str = ''
+    compare: tuple[str, ...] = ()
+    resume: bool = False
 
     nprocs: int = 1
     omp_nthreads: int = 1

@@ -36,11 +36,18 @@ def _run_levels(settings: Settings) -> ExitCode:
 
     # Before anything else: some libraries write there when they are imported.
     check_writable(settings.work_dir, 'work directory')
-    from bids_flair.cli.participant_level import run_participant_level
     from bids_flair.cli.progress import start_logging
 
     start_logging(settings.verbosity)
-    return run_participant_level(settings)
+    if 'participant' in settings.levels:
+        from bids_flair.cli.participant_level import run_participant_level
+
+        code = run_participant_level(settings)
+        if code or 'group' not in settings.levels:
+            return code
+    from bids_flair.cli.group_level import run_group_level
+
+    return run_group_level(settings)
 
 
 def _set_environment(settings: Settings) -> None:

@@ -20,8 +20,11 @@ from bids_flair.descriptor import load_descriptor
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.settings import Settings, typed
 
-LEVELS = ('participant',)
+LEVELS = ('participant', 'group')
+RECIPES = ('default', 'build-a-flair')
+TARGETS = ('FLAIR', 'T2w', 'T1w')
 BACKENDS = ('auto', 'embedded', 'fsl')
+MODEL_NAME = re.compile(r'[A-Za-z0-9_-]+')
 DEVICE = re.compile(r'auto|cpu|mps|cuda(:\d+)?')
 MEMORY = re.compile(r'(\d+(?:\.\d+)?)([KMGT]?)B?', re.IGNORECASE)
 GB_PER_UNIT = {'K': 1e-6, '': 1e-3, 'M': 1e-3, 'G': 1.0, 'T': 1e3}
@@ -70,10 +73,12 @@ def build_parser() -> argparse.ArgumentParser:
         'levels',
         nargs='+',
         metavar='{' + ','.join(LEVELS) + '}',
-        help='participant: preprocess every participant and synthesise the FLAIR',
+        help='participant: preprocess every participant and synthesise the FLAIR; group: train '
+        'a model of your own on what the participant level wrote',
     )
     _add_selection(parser.add_argument_group('which data'))
     _add_synthesis(parser.add_argument_group('how the FLAIR is made'))
+    _add_training(parser.add_argument_group('how a model is trained (group)'))
     _add_resources(parser.add_argument_group('how much of the machine is used'))
     _add_run(parser.add_argument_group('how the run goes'))
     _add_messages(parser.add_argument_group('what the run tells'))
@@ -138,11 +143,12 @@ def _add_synthesis(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         '--inputs',
         nargs='+',
-        choices=(*load_descriptor().model_inputs, 'dwi'),
+        choices=(*load_descriptor().model_inputs, 'FLAIR', 'dwi'),
         metavar='CONTRAST',
         help=f'contrasts the FLAIR may be made from: {", ".join(load_descriptor().model_inputs)}, '
         f'or dwi for {", ".join(load_descriptor().contrasts["dwi"].images)} '
-        '(default: all that the participant has)',
+        '(default: all that the participant has); for group, what the model takes, FLAIR too '
+        'where that is not the target',
     )
     group.add_argument(
         '--model',
@@ -166,6 +172,77 @@ def _add_synthesis(group: argparse._ArgumentGroup) -> None:
         type=int,
         metavar='N',
         help='seed of everything that draws random numbers',
+    )
+
+
+def _add_training(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        '--model-name', metavar='NAME', help='name of the new model, in OUTPUT_DIR/models'
+    )
+    group.add_argument(
+        '--recipe',
+        choices=RECIPES,
+        help='default: the network that ships, trained on your data; build-a-flair: the network '
+        'and the training of the paper',
+    )
+    group.add_argument('--target', choices=TARGETS, help='the contrast that the model makes')
+    group.add_argument(
+        '--holdout',
+        nargs='+',
+        metavar='LABEL',
+        help='participants that are never trained on; the model is scored on them',
+    )
+    group.add_argument(
+        '--validation',
+        nargs='+',
+        metavar='LABEL',
+        help='participants whose error is followed during training '
+        '(default: one drawn at random, if three or more are left)',
+    )
+    group.add_argument(
+        '--epochs',
+        type=int,
+        metavar='N',
+        help='length of the training (default: 40, of build-a-flair 500, with --fine-tune 15)',
+    )
+    group.add_argument(
+        '--batch-size',
+        type=int,
+        metavar='N',
+        help='blocks of voxels per step, of build-a-flair voxels (default: 4, 100)',
+    )
+    group.add_argument(
+        '--learning-rate',
+        type=float,
+        metavar='RATE',
+        help='largest one (default: 3e-3, of build-a-flair 1e-4, with --fine-tune 1e-3)',
+    )
+    group.add_argument(
+        '--dropout',
+        type=float,
+        metavar='SHARE',
+        help='of build-a-flair; 0 for none, which measures better',
+    )
+    group.add_argument(
+        '--literal',
+        action='store_true',
+        help='build-a-flair to the letter: default initialisation and a ReLU on the last neuron, '
+        'with which it seldom trains',
+    )
+    group.add_argument(
+        '--fine-tune',
+        metavar='NAME|PATH',
+        help='begin with the weights of this model, such as default',
+    )
+    group.add_argument(
+        '--compare',
+        nargs='+',
+        metavar='SET',
+        help='train one model per set of inputs, such as T1w+T2w T1w+MD+S0, and rank them; '
+        'table1: the ten sets of the paper; all: every set there is',
+    )
+    group.add_argument(
+        '--resume', action='store_true', help='go on with a training that was cut short'
     )
 
 
@@ -376,6 +453,9 @@ def _complete(values: dict[str, Any]) -> Settings:
         bids_filters=_filters(settings.bids_filters),
         inputs=_images(settings.inputs),
         model=_absolute_model(settings.model),
+        fine_tune=_absolute_model(settings.fine_tune) if settings.fine_tune else '',
+        holdout=_unique(label.removeprefix('sub-') for label in settings.holdout),
+        validation=_unique(label.removeprefix('sub-') for label in settings.validation),
     )
 
 
@@ -410,17 +490,15 @@ def _images(asked: Iterable[str]) -> tuple[str, ...]:
     descriptor = load_descriptor()
     if 'dwi' in asked:
         asked = asked - {'dwi'} | set(descriptor.contrasts['dwi'].images)
-    if unknown := asked - set(descriptor.model_inputs):
+    known = (*descriptor.model_inputs, 'FLAIR')
+    if unknown := asked - set(known):
         raise _wrong(f'There is no input {", ".join(sorted(unknown))}.')
-    return tuple(image for image in descriptor.model_inputs if image in asked)
+    return tuple(image for image in known if image in asked)
 
 
 def _refuse_levels(levels: tuple[str, ...]) -> None:
-    if 'group' in levels:
-        message = 'The group level is not built yet: only participant can be asked for.'
-        raise BidsFlairError(message, ExitCode.UNKNOWN_LEVEL)
     if unknown := set(levels) - set(LEVELS):
-        message = f'Unknown level {", ".join(sorted(unknown))}: known is {", ".join(LEVELS)}.'
+        message = f'Unknown level {", ".join(sorted(unknown))}: known are {", ".join(LEVELS)}.'
         raise BidsFlairError(message, ExitCode.UNKNOWN_LEVEL)
 
 
@@ -430,6 +508,7 @@ def _refuse_values(settings: Settings) -> None:
         raise _wrong(f'The device is auto, cpu, cuda, cuda:N or mps, not {settings.device!r}.')
     if settings.backend not in BACKENDS:
         raise _wrong(f'The backend is one of {", ".join(BACKENDS)}, not {settings.backend!r}.')
+    _refuse_training(settings)
     lowest = {'nprocs': 1, 'omp_nthreads': 1, 'random_seed': 0, 'verbosity': 0}
     for name, least in lowest.items():
         if getattr(settings, name) < least:
@@ -460,6 +539,40 @@ def _refuse_folders(settings: Settings) -> None:
     for kept in (bids_dir, output_dir):
         if settings.clean_workdir and kept.is_relative_to(work_dir):
             raise _wrong(f'--clean-workdir would delete {kept}, which lies in {work_dir}.')
+
+
+def _refuse_training(settings: Settings) -> None:
+    if settings.recipe not in RECIPES:
+        raise _wrong(f'The recipe is one of {", ".join(RECIPES)}, not {settings.recipe!r}.')
+    if settings.target not in TARGETS:
+        raise _wrong(f'The target is one of {", ".join(TARGETS)}, not {settings.target!r}.')
+    for name in ('epochs', 'batch_size', 'learning_rate'):
+        value = getattr(settings, name)
+        if value is not None and value <= 0:
+            raise _wrong(f'{name} must be above 0, not {value}.')
+    if not 0 <= settings.dropout < 1:
+        raise _wrong(
+            f'The share of neurons dropped is at least 0 and below 1, not {settings.dropout}.'
+        )
+    if 'group' not in settings.levels:
+        if 'FLAIR' in settings.inputs:
+            raise _wrong('The participant level makes a FLAIR: it cannot be an input.')
+        return
+    if not settings.model_name:
+        raise _wrong('The group level trains a model: say how it is to be called, --model-name.')
+    if not MODEL_NAME.fullmatch(settings.model_name):
+        raise _wrong(f'A model name is letters, digits, - and _, not {settings.model_name!r}.')
+    if settings.target in settings.inputs:
+        raise _wrong(f'{settings.target} cannot be both input and target.')
+    if settings.fine_tune and (
+        settings.recipe != 'default' or settings.inputs or settings.compare
+    ):
+        raise _wrong(
+            '--fine-tune keeps the network and the inputs of the model it begins with: '
+            'leave out --recipe, --inputs and --compare.'
+        )
+    if settings.compare and settings.inputs:
+        raise _wrong('--compare says which inputs: leave out --inputs.')
 
 
 def _wrong(message: str) -> BidsFlairError:

@@ -21,8 +21,9 @@ from bids_flair.bids.dataset import (
 from bids_flair.bids.names import output_path
 from bids_flair.bids.preflight import check_session
 from bids_flair.bids.validation import validator_errors
-from bids_flair.cli.progress import NOTICE, Follower, step_name
+from bids_flair.cli.progress import Follower, step_name
 from bids_flair.errors import BidsFlairError, ExitCode
+from bids_flair.logs import NOTICE
 from bids_flair.models.probe import probe
 from bids_flair.reports.participant import FailedSession, SessionReport, write_report
 from bids_flair.reports.session import read_sidecar, session_report

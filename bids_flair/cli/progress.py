@@ -10,11 +10,10 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bids_flair.bids.collect import SessionInputs
+from bids_flair.logs import NOTICE
 from bids_flair.workflows.participant import session_wf_name
 
 LOGGER = logging.getLogger('bids_flair')
-# Between INFO and WARNING: what is said without -v.
-NOTICE = 25
 
 STEPS = {
     'regrid': 'reading the reference image',

@@ -1,7 +1,6 @@
 """Train a model: ``python -m bids_flair.training --data DATA --out DIR``."""
 
 import argparse
-import hashlib
 import json
 import logging
 import math
@@ -17,7 +16,8 @@ from bids_flair.models.familiarity import Familiarity
 from bids_flair.models.files import load_model, save_model
 from bids_flair.models.inference import pick_device
 from bids_flair.models.network import Architecture
-from bids_flair.training.corpus import Person, describe, find_cases, prepare_case, read_person
+from bids_flair.training.cohort import find_cases
+from bids_flair.training.corpus import Person, describe, hash_person, open_case
 from bids_flair.training.evaluation import calibrate, evaluate, without_curves
 from bids_flair.training.fit import Training, fit
 from bids_flair.training.rendering import SimulatedPerson, draw_site, prepare_head, read_head
@@ -36,9 +36,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     cache = args.cache or args.out / 'people'
-    datasets = [
-        [read_person(prepare_case(case, cache)) for case in find_cases(data)] for data in args.data
-    ]
+    datasets = [[open_case(case, cache) for case in find_cases(data)] for data in args.data]
     left_out = [p for people in datasets for p in people if _starts_with(p.name, args.leave_out)]
     real = [[p for p in people if p not in left_out] for people in datasets]
     real = [people for people in real if people]
@@ -156,7 +154,7 @@ def _card(
             'real': {
                 'people': [person.name for person in real],
                 'datasets': describe(args.data) if real else [],
-                'sha256': {person.name: _hash(person) for person in real},
+                'sha256': {person.name: hash_person(person) for person in real},
             },
             'simulated': {'people': args.simulated, 'by': 'bids_flair.simulation'},
         },
@@ -164,11 +162,6 @@ def _card(
         'scores_on_people_left_out': without_curves(scores),
         'calibration': {'interval': 0.9, **calibrate(acquired or scores)},
     }
-
-
-def _hash(person: Person) -> str:
-    """Of a person's normalised volumes: what was trained on, to the bit."""
-    return hashlib.sha256(np.ascontiguousarray(person.values).tobytes()).hexdigest()[:16]
 
 
 if __name__ == '__main__':

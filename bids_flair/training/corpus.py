@@ -1,5 +1,6 @@
 """People to train on, normalised once and kept on disk as half-precision volumes."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +22,7 @@ from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.models.inference import Grid, check_grids, cut_box
 from bids_flair.models.normalisation import CONTRASTS, normalise
 from bids_flair.simulation.artefacts import smooth_field
+from bids_flair.training.cohort import Case
 
 RIM_MM = 4
 ORDINARY, BORDER, LESION, BRIGHT = KINDS = 0, 1, 2, 3
@@ -33,19 +35,6 @@ OTHER_PROTOCOL = 0.15
 # Share of blocks of real people in which lesions are put that the person does not have.
 IMPLANTED = 0.35
 Curve = Callable[[np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One person's files, on one 1 mm grid; ``images`` has keys among the contrasts and 'FLAIR'.
-
-    Without ``mask`` the brain is where the FLAIR is not zero.
-    """
-
-    name: str
-    images: Mapping[str, Path]
-    mask: Path | None = None
-    lesions: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -155,45 +144,25 @@ class Person:
         )
 
 
-def find_cases(data: Path) -> list[Case]:
-    """Every person with a FLAIR and another contrast on its grid in a BIDS derivative.
+def prepare_case(case: Case, cache: Path) -> Path:
+    """Normalise a real person, at 1 mm, into ``cache`` (made already from the same files: left).
 
     Raises
     ------
     BidsFlairError
-        If there is none.
+        If the person's images are not on one grid.
     """
-    cases = []
-    for flair in sorted(data.glob('sub-*/**/anat/*_desc-preproc_FLAIR.nii.gz')):
-        stem = flair.name.removesuffix('_desc-preproc_FLAIR.nii.gz')
-        files = {'FLAIR': flair}
-        for name in ('T1w', 'T2w'):
-            files[name] = _beside(flair, stem, f'desc-preproc_{name}')
-        for name in ('MD', 'FA', 'S0'):
-            dwimap = f'model-tensor_param-{name.lower()}_dwimap'
-            files[name] = _beside(flair.parents[1] / 'dwi' / flair.name, stem, dwimap)
-        images = {name: path for name, path in files.items() if path is not None}
-        if len(images) > 1:
-            mask = _beside(flair, stem, 'desc-brain_mask')
-            cases.append(Case(stem, images, mask, _beside(flair, stem, 'label-lesion_mask')))
-    if not cases:
-        raise BidsFlairError(
-            f'{data} holds nobody to train on: *_desc-preproc_FLAIR.nii.gz with other contrasts '
-            'on the same grid beside it is what is looked for.',
-            ExitCode.INPUT_MISSING,
-        )
-    return cases
-
-
-def prepare_case(case: Case, cache: Path) -> Path:
-    """Normalise a real person, at 1 mm, into ``cache / name`` (made already: left as it is)."""
-    folder = cache / case.name
+    folder = cache / f'{case.name}-{case.fingerprint}'
     if folder.exists():
         return folder
     files = {name: nib.load(path) for name, path in case.images.items()}
-    mask = _nonzero(files['FLAIR']) if case.mask is None else nib.load(case.mask)
-    check_grids({name: image for name, image in files.items() if name != 'FLAIR'}, mask)
-    grid = Grid.around(files['FLAIR'], mask)
+    brain_of = files.get('FLAIR', next(iter(files.values())))
+    mask = _nonzero(brain_of) if case.mask is None else nib.load(case.mask)
+    try:
+        reference = check_grids(files, mask)
+    except ValueError as error:
+        raise BidsFlairError(f'{case.name}: {error}', ExitCode.DATA_UNUSABLE) from error
+    grid = Grid.around(reference, mask)
     images = {name: grid.inputs_1mm(image) for name, image in files.items()}
     brain = grid.brain_1mm()
     lesions = np.zeros_like(brain)
@@ -233,15 +202,25 @@ def write_person(
     part.rename(folder)
 
 
-def read_person(folder: Path) -> Person:
-    """Open one person's volumes without reading them."""
+def open_case(case: Case, cache: Path) -> Person:
+    """Prepare a real person if need be, and open what was prepared."""
+    return read_person(prepare_case(case, cache), case.name)
+
+
+def read_person(folder: Path, name: str = '') -> Person:
+    """Open one person's volumes without reading them; the folder's name is the default one."""
     arrays = {
         name: np.load(folder / f'{name}.npy', mmap_mode='r')
         for name in ('values', 'presence', 'depth', 'kind', 'brain')
     }
     places = {k: np.load(folder / f'places{k}.npy') for k in KINDS}
     sample = np.load(folder / 'sample.npy')
-    return Person(folder.name, sample=sample, places=places, **arrays)
+    return Person(name or folder.name, sample=sample, places=places, **arrays)
+
+
+def hash_person(person: Person) -> str:
+    """Of a person's normalised volumes: what was trained on, to the bit."""
+    return hashlib.sha256(np.ascontiguousarray(person.values).tobytes()).hexdigest()[:16]
 
 
 def describe(data: Iterable[Path]) -> list[dict[str, str]]:
@@ -321,11 +300,12 @@ def t2w_curve(rng: np.random.Generator, fluid: float) -> Curve:
 def _kinds(values: np.ndarray, depth: np.ndarray, lesions: np.ndarray) -> np.ndarray:
     """Fluid is dark in FLAIR and bright in T2w; its border is two voxels to either side."""
     brain, flair = depth > 0, values[CONTRASTS.index('FLAIR')]
-    fluid = flair < FLUID_FLAIR
     t2w = values[CONTRASTS.index('T2w')]
+    fluid = brain & (flair.any() | t2w.any())
+    if flair.any():
+        fluid &= flair < FLUID_FLAIR
     if t2w.any():
         fluid &= t2w > FLUID_T2W
-    fluid &= brain
     border = binary_dilation(fluid, iterations=2) & binary_dilation(brain & ~fluid, iterations=2)
     kind = np.full(brain.shape, ORDINARY, np.uint8)
     kind[border & brain] = BORDER
@@ -360,12 +340,3 @@ def some_places(rng: np.random.Generator, places: np.ndarray, most: int) -> np.n
 
 def _nonzero(image: nib.Nifti1Image) -> nib.Nifti1Image:
     return nib.Nifti1Image((np.asarray(image.dataobj) != 0).astype(np.uint8), image.affine)
-
-
-def _beside(image: Path, stem: str, ending: str) -> Path | None:
-    """A file of the same person and grid; that of the reference itself names no space."""
-    for beginning in (stem, stem.split('_space-')[0]):
-        path = image.with_name(f'{beginning}_{ending}.nii.gz')
-        if path.exists():
-            return path
-    return None

@@ -25,6 +25,11 @@ class World:
         """Whether this is the process that writes."""
         return self.rank == 0
 
+    def wait(self) -> None:
+        """Until every process has come here."""
+        if self.size > 1:
+            distributed.barrier()
+
     def average_gradients(self, network: nn.Module) -> None:
         """Give every process the mean of all processes' gradients."""
         if self.size == 1:

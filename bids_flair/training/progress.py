@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bids_flair.errors import BidsFlairError, ExitCode
+from bids_flair.logs import NOTICE
 
 LOGGER = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ class Clock:
         rate = samples / max(now - self.last, 1e-9)
         self.last = now
         score = '' if np.isnan(validation) else f', validation {validation:.4f}'
-        LOGGER.info(
+        LOGGER.log(
+            NOTICE,
             'epoch %d of %d: loss %.4f%s, %.0f voxels/s, %s left',
             epoch, self.epochs, loss, score, rate, _duration(left),
         )  # fmt: skip

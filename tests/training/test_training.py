@@ -13,14 +13,14 @@ from skimage.metrics import structural_similarity
 
 from bids_flair.errors import BidsFlairError
 from bids_flair.models.network import Architecture
+from bids_flair.training.cohort import find_cases
 from bids_flair.training.corpus import (
     BORDER,
     BRIGHT,
     LESION,
     Person,
-    find_cases,
     implant_lesions,
-    prepare_case,
+    open_case,
     read_person,
     t1w_curve,
     t2w_curve,
@@ -201,7 +201,7 @@ def test_cases_are_found_by_name_and_read(tmp_path):
         )
     (case,) = find_cases(tmp_path / 'ds')
     assert set(case.images) == {'T1w', 'FLAIR'}
-    person = read_person(prepare_case(case, tmp_path / 'cache'))
+    person = open_case(case, tmp_path / 'cache')
     assert person.presence[[0, 5]].any()
     assert not person.presence[1:5].any()
 

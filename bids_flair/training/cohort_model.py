@@ -1,0 +1,302 @@
+"""A model of one's own: trained on a cohort, scored on who was held out, written as one folder."""
+
+import csv
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bids_flair import __version__
+from bids_flair.errors import BidsFlairError, ExitCode
+from bids_flair.models.familiarity import Familiarity
+from bids_flair.models.files import Model, load_model, replace_file, save_model
+from bids_flair.models.inference import predict
+from bids_flair.models.network import Architecture
+from bids_flair.models.normalisation import CONTRASTS
+from bids_flair.models.paper import PaperArchitecture
+from bids_flair.models.regressor import Regressor
+from bids_flair.training.build_a_flair import Recipe, brain_of, train_paper
+from bids_flair.training.corpus import Person, hash_person
+from bids_flair.training.distributed import ALONE, World
+from bids_flair.training.evaluation import calibrate, choose, evaluate, without_curves
+from bids_flair.training.fit import EPOCH_STEPS, Training, fit
+from bids_flair.training.progress import Epoch
+from bids_flair.training.sampling import Sampling, draw_styles
+
+LOGGER = logging.getLogger(__name__)
+RECIPES = ('default', 'build-a-flair')
+STYLES = 1000
+# Where nothing else is asked for: epochs, voxels or blocks per step, learning rate.
+DEFAULTS = {
+    'default': (40, 4, 3e-3),
+    'build-a-flair': (500, 100, 1e-4),
+    'fine-tune': (15, 4, 1e-3),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a model is to become.
+
+    Attributes
+    ----------
+    recipe : {'default', 'build-a-flair'}
+    inputs : tuple of str
+        What the network takes, in the order of `CONTRASTS`.
+    target : str
+    every_input : bool
+        Whether all inputs are always there; otherwise any subset of them will do.
+    epochs, batch, learning_rate
+        An epoch of the default recipe is `EPOCH_STEPS` steps of ``batch`` blocks of voxels, one of
+        build-a-flair 2,000 voxels in steps of ``batch``.
+    dropout, literal
+        Of build-a-flair: see :mod:`bids_flair.models.paper`.
+    start : str
+        Model whose weights the default recipe begins with, or ''.
+    seed : int
+    """
+
+    recipe: str
+    inputs: tuple[str, ...]
+    target: str
+    every_input: bool
+    epochs: int
+    batch: int
+    learning_rate: float
+    dropout: float = 0.5
+    literal: bool = False
+    start: str = ''
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model, how it came about, and how good it is.
+
+    ``scores`` has an entry of :func:`bids_flair.training.evaluation.evaluate` per person of
+    ``scored``.
+    """
+
+    model: Model
+    history: list[Epoch]
+    scored: list[Person]
+    scores: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class People:
+    """A cohort, opened."""
+
+    training: list[Person]
+    validation: list[Person]
+    holdout: list[Person]
+
+
+def train_model(
+    plan: Plan, people: People, folder: Path, device: torch.device, world: World = ALONE
+) -> Trained:
+    """Train, score and write a model, or go on with what was begun in ``folder``."""
+    checkpoint = folder / 'checkpoint' / 'state.bin'
+    _remember_plan(plan, people, checkpoint.with_name('plan.json'))
+    start = load_model(plan.start) if plan.start else None
+    if plan.recipe == 'build-a-flair':
+        network, history = _fit_paper(plan, people, checkpoint, world)
+    else:
+        network, history = _fit_default(plan, people, checkpoint, device, start, world)
+    sampling = Sampling(target=plan.target, real=1.0, drop=not plan.every_input)
+    styles = draw_styles([people.training], [], sampling, plan.inputs, plan.seed, STYLES)
+    network.remember(Familiarity.of(styles, np.random.default_rng(plan.seed)))
+    calibration = _calibrate(network, plan, people.validation, device, start)
+    scored = people.holdout or people.validation
+    scores = [_score(network, plan, person, device) for person in scored]
+    card = _card(plan, people, folder.name, history, scores, calibration, start)
+    weights = folder / 'model.safetensors'
+    if not world.first:
+        return Trained(Model(folder.name, network, card), history, scored, scores)
+    model = save_model(weights, network, card)
+    write_history(folder / 'history.tsv', history)
+    write_scores(folder / 'scores.tsv', scores)
+    for file in (checkpoint, checkpoint.with_name('plan.json')):
+        file.unlink(missing_ok=True)
+    checkpoint.parent.rmdir()
+    return Trained(model, history, scored, scores)
+
+
+def synthesise(trained: Trained, person: Person, device: torch.device) -> np.ndarray:
+    """The target of a person as a model makes it, in units of white matter."""
+    plan = trained.model.card
+    cut = person.whole()
+    images = choose(cut, _inputs_of(person, plan['inputs']))
+    return predict(trained.model.network, images, brain_of(cut, plan['target']), device)[0]
+
+
+def write_history(path: Path, history: Sequence[Epoch]) -> None:
+    """Write one line per epoch."""
+    rows = [asdict(line) for line in history]
+    _write_table(path, rows, ['epoch', 'loss', 'validation', 'samples_per_s'])
+
+
+def write_scores(path: Path, scores: Sequence[dict[str, Any]]) -> None:
+    """Write one line per person and set of inputs; lesion scores where lesions are marked."""
+    rows = [
+        {'participant_id': entry['person'], 'inputs': inputs, **figures}
+        for entry in without_curves(scores)
+        for inputs, figures in entry['inputs'].items()
+    ]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    _write_table(path, rows, columns or ['participant_id', 'inputs'])
+
+
+def _write_table(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ['\t'.join(columns)]
+    for row in rows:
+        lines.append('\t'.join(_cell(row.get(column)) for column in columns))
+    replace_file(path, ('\n'.join(lines) + '\n').encode())
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return 'n/a'
+    return f'{value:.6g}' if isinstance(value, float) else str(value)
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Rows of a table that `write_history` or `write_scores` wrote."""
+    with path.open() as file:
+        return list(csv.DictReader(file, delimiter='\t'))
+
+
+def _remember_plan(plan: Plan, people: People, path: Path) -> None:
+    """A run goes on only with what it was begun with."""
+    asked = json.loads(
+        json.dumps(asdict(plan) | {k: [p.name for p in v] for k, v in vars(people).items()})
+    )
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, json.dumps(asked).encode())
+        return
+    begun = json.loads(path.read_text())
+    other = [key for key in asked if asked[key] != begun[key]]
+    if other:
+        key = other[0]
+        raise BidsFlairError(
+            f'The run in {path.parent.parent} was begun with {key} {begun[key]}, not '
+            f'{asked[key]}. Resume it as it was begun, or delete that folder.',
+            ExitCode.WRONG_ARGUMENTS,
+        )
+
+
+def _fit_paper(
+    plan: Plan, people: People, checkpoint: Path, world: World
+) -> tuple[Regressor, list[Epoch]]:
+    architecture = PaperArchitecture(plan.inputs, plan.dropout, plan.literal)
+    recipe = Recipe(
+        plan.epochs, batch=plan.batch, learning_rate=plan.learning_rate, seed=plan.seed
+    )
+    validation = (people.validation or people.training)[0]
+    if not people.validation:
+        LOGGER.warning(
+            'too few participants to set one aside: the epoch that is kept is chosen on voxels of '
+            '%s, who is trained on as well',
+            validation.name,
+        )
+    return train_paper(
+        people.training, validation, architecture, recipe, plan.target, checkpoint, world
+    )
+
+
+def _fit_default(
+    plan: Plan,
+    people: People,
+    checkpoint: Path,
+    device: torch.device,
+    start: Model | None,
+    world: World,
+) -> tuple[Regressor, list[Epoch]]:
+    architecture = start.network.architecture if start else Architecture(inputs=plan.inputs)
+    training = Training(
+        steps=plan.epochs * EPOCH_STEPS,
+        seed=plan.seed,
+        learning_rate=plan.learning_rate,
+        architecture=architecture,
+        sampling=Sampling(
+            target=plan.target, real=1.0, batch=plan.batch, drop=not plan.every_input
+        ),
+    )
+    fitted = fit(
+        [people.training],
+        [],
+        training,
+        checkpoint,
+        device=device,
+        start=start.network if start else None,
+        validation=next(iter(people.validation), None),
+        world=world,
+    )
+    return fitted.network, fitted.history
+
+
+def _inputs_of(person: Person, inputs: Sequence[str]) -> tuple[str, ...]:
+    return tuple(n for n in inputs if person.presence[CONTRASTS.index(n)].any())
+
+
+def _score(network: Regressor, plan: Plan, person: Person, device: torch.device) -> dict[str, Any]:
+    subsets = [_inputs_of(person, plan.inputs)]
+    return evaluate(network, person.name, person.whole(), device, plan.target, subsets)
+
+
+def _calibrate(
+    network: Regressor,
+    plan: Plan,
+    validation: Sequence[Person],
+    device: torch.device,
+    start: Model | None,
+) -> dict[str, Any]:
+    """From the validation participant; without one, as the model that was begun with."""
+    if not validation and start is not None:
+        return start.card['calibration']
+    return calibrate([_score(network, plan, person, device) for person in validation])
+
+
+def _card(
+    plan: Plan,
+    people: People,
+    name: str,
+    history: Sequence[Epoch],
+    scores: Sequence[dict[str, Any]],
+    calibration: dict[str, Any],
+    start: Model | None,
+) -> dict[str, Any]:
+    return {
+        'name': name,
+        'version': __version__,
+        'inputs': list(plan.inputs),
+        'target': plan.target,
+        'recipe': plan.recipe,
+        'configuration': asdict(plan),
+        'deviations': _deviations(plan),
+        'training_data': {
+            'people': [person.name for person in people.training],
+            'validation': [person.name for person in people.validation],
+            'sha256': {person.name: hash_person(person) for person in people.training},
+        },
+        'started_from': start and {key: start.card[key] for key in ('name', 'sha256')},
+        'epochs_done': len(history),
+        'scored_on': 'held out' if people.holdout else 'validation',
+        'scores': without_curves(scores),
+        'calibration': {'interval': 0.9, **calibration},
+    }
+
+
+def _deviations(plan: Plan) -> list[str]:
+    """In what a build-a-flair model is not as published."""
+    if plan.recipe != 'build-a-flair':
+        return []
+    found = [] if plan.literal else ['He initialisation', 'no ReLU on the last neuron']
+    return found + ([] if plan.dropout == 0.5 else [f'dropout {plan.dropout:g}'])

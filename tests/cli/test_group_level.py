@@ -1,0 +1,290 @@
+"""The group level from the command line: whom it trains on, what it writes, what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from bids_flair.cli.main import run
+from bids_flair.errors import ExitCode
+from bids_flair.models.files import load_model
+from bids_flair.models.inference import synthesis_of
+from bids_flair.training import build_a_flair, cohort_model, fit
+from bids_flair.training.cohort_model import read_table
+
+# White matter, grey matter, fluid, lesion.
+TISSUES = {
+    'T1w': (900, 600, 200, 550),
+    'T2w': (300, 400, 1200, 620),
+    'FLAIR': (200, 250, 30, 310),
+    'md': (0.8e-3, 0.9e-3, 2.9e-3, 1.2e-3),
+    'fa': (0.45, 0.15, 0.05, 0.2),
+    's0': (500, 640, 1500, 800),
+}
+DIFFUSION = ('md', 'fa', 's0')
+
+
+def write_participant(data: Path, label: str, contrasts=tuple(TISSUES), shift=0.0) -> None:
+    """Nested balls at a place of the participant's own, with a lesion."""
+    rng = np.random.default_rng(int(label))
+    centre = 19.5 + rng.uniform(-1, 1, (3, 1, 1, 1))
+    distance = np.sqrt(((np.indices((40, 40, 40)) - centre) ** 2).sum(0))
+    labels = np.select([distance < 4, distance < 14, distance < 17], [3, 1, 2], 0)
+    labels[10:13, 17:23, 17:23] = 4
+    affine = np.eye(4)
+    for name in contrasts:
+        values = np.array([0, *TISSUES[name]])[labels] * rng.normal(1, 0.02, labels.shape)
+        if name in DIFFUSION:
+            stem = f'dwi/sub-{label}_space-T1w_model-tensor_param-{name}_dwimap'
+        else:
+            space = '' if name == 'T1w' else '_space-T1w'
+            stem = f'anat/sub-{label}{space}_desc-preproc_{name}'
+        moved = affine + shift * np.eye(4, k=3) * (name == 'T2w')
+        save(data / f'sub-{label}' / stem, values, moved)
+    save(data / f'sub-{label}/anat/sub-{label}_desc-brain_mask', labels > 0, affine)
+    save(data / f'sub-{label}/anat/sub-{label}_label-lesion_mask', labels == 4, affine)
+
+
+def save(stem: Path, values: np.ndarray, affine: np.ndarray) -> None:
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    nib.Nifti1Image(values.astype(np.float32), affine).to_filename(f'{stem}.nii.gz')
+    Path(f'{stem}.json').write_text('{}')
+
+
+@pytest.fixture(scope='module')
+def cohort(tmp_path_factory) -> Path:
+    """Four participants in a derivative dataset; the last has no diffusion."""
+    data = tmp_path_factory.mktemp('cohort')
+    description = {'Name': 'cohort', 'BIDSVersion': '1.10.0', 'DatasetType': 'derivative'}
+    (data / 'dataset_description.json').write_text(json.dumps(description))
+    for label in ('1', '2', '3'):
+        write_participant(data, label)
+    write_participant(data, '4', ('T1w', 'T2w', 'FLAIR'))
+    return data
+
+
+@pytest.fixture(autouse=True)
+def short_epochs(monkeypatch):
+    for module in (fit, cohort_model):
+        monkeypatch.setattr(module, 'EPOCH_STEPS', 4)
+    monkeypatch.setattr(cohort_model, 'STYLES', 40)
+
+
+def train(data: Path, out: Path, *options: str) -> int:
+    folders = [str(data), str(out), 'group', '-w', str(out.with_name('work'))]
+    return run([*folders, '--omp-nthreads', '1', '--device', 'cpu', *options])
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_model(folder).network.state_dict()
+
+
+@pytest.fixture(scope='module')
+def trained(cohort, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp('run') / 'out'
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, 'EPOCH_STEPS', 4)
+        patch.setattr(cohort_model, 'EPOCH_STEPS', 4)
+        options = ('--model-name', 'mine', '--holdout', '4', '--epochs', '2')
+        assert train(cohort, out, *options) == ExitCode.DONE
+    return out
+
+
+def test_a_model_is_one_folder_with_its_card_history_and_scores(trained):
+    folder = trained / 'models' / 'mine'
+    card = json.loads((folder / 'model.json').read_text())
+    assert card['target'] == 'FLAIR'
+    assert card['inputs'] == ['T1w', 'T2w', 'MD', 'FA', 'S0']
+    people = card['training_data']
+    assert len(people['people']) == 2
+    assert len(people['validation']) == 1
+    assert 'sub-4' not in people['people'] + people['validation']
+    history = read_table(folder / 'history.tsv')
+    assert [row['epoch'] for row in history] == ['1', '2']
+    assert all(float(row['validation']) > 0 for row in history)
+    (row,) = read_table(folder / 'scores.tsv')
+    assert row['participant_id'] == 'sub-4'
+    assert row['inputs'] == 'T1w+T2w'
+    assert 0 < float(row['lesion_auc_pred']) <= 1
+    assert not (folder / 'checkpoint').exists()
+
+
+def test_the_report_stands_alone(trained):
+    html = (trained / 'group_mine.html').read_text()
+    assert 'sub-4' in html
+    assert 'http' not in html
+    assert (trained / 'models/mine/figures/sub-4.png').stat().st_size > 1000
+
+
+def test_the_model_synthesises(trained, cohort):
+    anat = cohort / 'sub-4/anat'
+    images = {
+        'T1w': nib.load(anat / 'sub-4_desc-preproc_T1w.nii.gz'),
+        'T2w': nib.load(anat / 'sub-4_space-T1w_desc-preproc_T2w.nii.gz'),
+    }
+    made = synthesis_of(images, model=trained / 'models/mine', device='cpu')
+    assert made.flair.get_fdata().max() > 0.2
+    assert np.isfinite(made.high.get_fdata()).all()
+
+
+def test_a_model_is_never_overwritten(trained, cohort, capsys):
+    before = (trained / 'models/mine/model.json').read_bytes()
+    code = train(cohort, trained, '--model-name', 'mine', '--epochs', '1')
+    assert code == ExitCode.CANNOT_WRITE
+    assert 'Choose another --model-name' in capsys.readouterr().err
+    assert (trained / 'models/mine/model.json').read_bytes() == before
+
+
+def test_who_lacks_what_is_said(cohort, tmp_path, capsys):
+    data = tmp_path / 'data'
+    write_participant(data, '7', ('T1w', 'FLAIR'))
+    write_participant(data, '8', ('T1w', 'T2w'))
+    (data / 'dataset_description.json').write_text(
+        (cohort / 'dataset_description.json').read_text()
+    )
+    code = train(data, tmp_path / 'out', '--model-name', 'x', '--inputs', 'T1w', 'T2w')
+    told = capsys.readouterr().err
+    assert code == ExitCode.INPUT_MISSING
+    assert 'sub-7 lacks T2w' in told
+    assert 'sub-8 lacks FLAIR' in told
+    assert not (tmp_path / 'out').exists()
+
+
+def test_an_unknown_label_is_named(cohort, tmp_path, capsys):
+    code = train(cohort, tmp_path / 'out', '--model-name', 'x', '--holdout', '99')
+    assert code == ExitCode.NOTHING_MATCHED
+    told = capsys.readouterr().err
+    assert '99' in told
+    assert 'Known: 1, 2, 3, 4' in told
+
+
+def test_images_on_two_grids_are_refused(cohort, tmp_path, capsys):
+    data = tmp_path / 'data'
+    write_participant(data, '5')
+    write_participant(data, '6', shift=1.0)
+    (data / 'dataset_description.json').write_text(
+        (cohort / 'dataset_description.json').read_text()
+    )
+    code = train(data, tmp_path / 'out', '--model-name', 'x')
+    assert code == ExitCode.DATA_UNUSABLE
+    told = capsys.readouterr().err
+    assert 'sub-6' in told
+    assert 'not on one grid' in told
+    assert not list((tmp_path / 'out').rglob('*.safetensors'))
+
+
+def test_an_image_without_sidecar_is_refused(cohort, tmp_path, capsys):
+    data = tmp_path / 'data'
+    for label in ('5', '6'):
+        write_participant(data, label)
+    (data / 'sub-6/anat/sub-6_space-T1w_desc-preproc_T2w.json').unlink()
+    (data / 'dataset_description.json').write_text(
+        (cohort / 'dataset_description.json').read_text()
+    )
+    code = train(data, tmp_path / 'out', '--model-name', 'x')
+    assert code == ExitCode.INPUT_MISSING
+    assert 'sub-6_space-T1w_desc-preproc_T2w' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('recipe', ['default', 'build-a-flair'])
+def test_a_training_that_was_killed_resumes_to_the_same_weights(
+    recipe, cohort, tmp_path, monkeypatch
+):
+    options = ('--model-name', 'm', '--recipe', recipe, '--inputs', 'T1w', 'T2w', '--epochs', '3')
+    assert train(cohort, tmp_path / 'a' / 'out', *options) == ExitCode.DONE
+    module = fit if recipe == 'default' else build_a_flair
+    write, count = module.write_checkpoint, []
+
+    def die_after_two(*arguments):
+        write(*arguments)
+        count.append(1)
+        if len(count) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(module, 'write_checkpoint', die_after_two)
+        assert train(cohort, tmp_path / 'b' / 'out', *options) == 130
+    assert train(cohort, tmp_path / 'b' / 'out', *options) == ExitCode.CANNOT_WRITE
+    assert train(cohort, tmp_path / 'b' / 'out', *options, '--resume') == ExitCode.DONE
+    whole, resumed = (weights(tmp_path / name / 'out/models/m') for name in 'ab')
+    for key, value in whole.items():
+        assert torch.equal(value, resumed[key]), key
+
+
+def test_a_t2w_from_flair_and_diffusion(cohort, tmp_path):
+    out = tmp_path / 'out'
+    options = ('--model-name', 't2', '--target', 'T2w', '--inputs', 'FLAIR', 'MD', 'S0')
+    assert train(cohort, out, *options, '--holdout', '3', '--epochs', '6') == ExitCode.DONE
+    card = json.loads((out / 'models/t2/model.json').read_text())
+    assert card['target'] == 'T2w'
+    assert card['inputs'] == ['MD', 'S0', 'FLAIR']
+    (row,) = read_table(out / 'models/t2/scores.tsv')
+    assert float(row['corr']) > 0.5
+
+
+def test_the_paper_to_the_letter_and_its_deviations(cohort, tmp_path):
+    out = tmp_path / 'out'
+    options = ('--recipe', 'build-a-flair', '--inputs', 'T1w', 'T2w', '--epochs', '2')
+    assert train(cohort, out, '--model-name', 'plain', *options) == ExitCode.DONE
+    assert train(cohort, out, '--model-name', 'literal', *options, '--literal') == ExitCode.DONE
+    cards = [
+        json.loads((out / f'models/{n}/model.json').read_text()) for n in ('plain', 'literal')
+    ]
+    assert cards[0]['deviations'] == ['He initialisation', 'no ReLU on the last neuron']
+    assert cards[1]['deviations'] == []
+
+
+def test_sets_of_inputs_are_ranked(cohort, tmp_path):
+    out = tmp_path / 'out'
+    options = ('--recipe', 'build-a-flair', '--epochs', '3', '--holdout', '3')
+    code = train(cohort, out, '--model-name', 'c', '--compare', 'T1w', 'S0+MD', *options)
+    assert code == ExitCode.DONE
+    rows = read_table(out / 'models/c/comparison.tsv')
+    assert {row['inputs'] for row in rows} == {'T1w', 'MD+S0'}
+    assert float(rows[0]['ssim']) >= float(rows[1]['ssim'])
+    assert load_model(out / 'models/c/MD+S0').card['inputs'] == ['MD', 'S0']
+    assert 'Ranking' in (out / 'group_c.html').read_text()
+
+
+def test_fine_tuning_begins_with_the_weights_of_the_model(cohort, tmp_path):
+    out = tmp_path / 'out'
+    options = ('--model-name', 'tuned', '--fine-tune', 'default', '--learning-rate', '1e-9')
+    assert train(cohort, out, *options, '--epochs', '1') == ExitCode.DONE
+    shipped, tuned = load_model('default'), load_model(out / 'models/tuned')
+    assert tuned.card['started_from']['sha256'] == shipped.card['sha256']
+    for (key, a), b in zip(
+        shipped.network.named_parameters(), tuned.network.parameters(), strict=True
+    ):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0, msg=key)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(cohort, tmp_path):
+    scores = []
+    for name, launcher in (
+        ('one', [sys.executable, '-m', 'bids_flair']),
+        ('two', [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '-m',
+                 'bids_flair']),
+    ):  # fmt: skip
+        out = tmp_path / name
+        command = [*launcher, cohort, out, 'group', '-w', tmp_path / f'work-{name}', '--device',
+                   'cpu', '--omp-nthreads', '1', '--model-name', 'm', '--recipe', 'build-a-flair',
+                   '--dropout', '0', '--inputs', 'T1w', 'T2w', '--epochs', '20', '--holdout', '4',
+                   '--learning-rate', '1e-3']  # fmt: skip
+        done = subprocess.run(
+            [str(part) for part in command],
+            env=os.environ | {'OMP_NUM_THREADS': '1'},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        (row,) = read_table(out / 'models/m/scores.tsv')
+        scores.append(float(row['ssim']))
+    assert scores[0] == pytest.approx(scores[1], abs=0.005)
