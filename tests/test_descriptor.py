@@ -76,6 +76,8 @@ def test_flags_are_of_the_same_type(inputs):
             assert entry['type'] == 'Flag', entry['id']
         elif action.type is int:
             assert (entry['type'], entry['integer']) == ('Number', True), entry['id']
+        elif action.type is float:
+            assert entry['type'] == 'Number', entry['id']
         elif action.type in READ_FILES or action.dest in ('bids_dir', 'output_dir'):
             assert entry['type'] == 'File', entry['id']
         else:
@@ -97,7 +99,7 @@ def test_flags_have_the_same_defaults(inputs, tmp_path, monkeypatch):
         if entry['type'] == 'Flag':
             assert not default, entry['id']
         else:
-            assert entry.get('default-value') == (None if default in ((), {}) else default)
+            assert entry.get('default-value') == (None if default in ((), {}, '') else default)
 
 
 def test_version_and_exit_codes(boutiques_descriptor):

@@ -208,7 +208,8 @@ def test_configuration_that_is_refused(refused, dirs, text, message):
         (['--device', 'cuda:'], "not 'cuda:'"),
         (['--device', 'cuda:1x'], "not 'cuda:1x'"),
         (['--backend', 'spm'], "invalid choice: 'spm'"),
-        (['--inputs', 'FLAIR'], "invalid choice: 'FLAIR'"),
+        (['--inputs', 'FLAIR'], 'it cannot be an input'),
+        (['--inputs', 'bold'], "invalid choice: 'bold'"),
         (['--nprocs', '0'], 'nprocs must be at least 1'),
         (['--omp-nthreads', '0'], 'omp_nthreads must be at least 1'),
         (['--random-seed', '-1'], 'random_seed must be at least 0'),
@@ -250,17 +251,27 @@ def test_files_that_cannot_be_read(refused, dirs, flag, name):
     assert f'cannot read {name}' in said
 
 
+def test_a_level_that_is_refused(refused):
+    code, said = refused('ds', 'out', 'session')
+    assert code == ExitCode.UNKNOWN_LEVEL
+    assert 'Unknown level session' in said
+
+
 @pytest.mark.parametrize(
-    ('levels', 'message'),
+    ('options', 'message'),
     [
-        (['group'], 'not built yet'),
-        (['participant', 'group'], 'not built yet'),
-        (['session'], 'Unknown level session'),
+        ([], 'say how it is to be called'),
+        (['--model-name', 'a/b'], 'letters, digits'),
+        (['--model-name', 'm', '--inputs', 'FLAIR'], 'both input and target'),
+        (['--model-name', 'm', '--fine-tune', 'default', '--inputs', 'T1w'], 'keeps the network'),
+        (['--model-name', 'm', '--compare', 'all', '--inputs', 'T1w'], 'leave out --inputs'),
+        (['--model-name', 'm', '--epochs', '0'], 'epochs must be above 0'),
+        (['--model-name', 'm', '--dropout', '1'], 'below 1'),
     ],
 )
-def test_levels_that_are_refused(refused, levels, message):
-    code, said = refused('ds', 'out', *levels)
-    assert code == ExitCode.UNKNOWN_LEVEL
+def test_trainings_that_make_no_sense(refused, options, message):
+    code, said = refused('ds', 'out', 'group', *options)
+    assert code == ExitCode.WRONG_ARGUMENTS
     assert message in said
 
 
