@@ -40,6 +40,7 @@ class Settings:
     epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
+    patience: int | None = None
     dropout: float = 0.5
     literal: bool = False
     fine_tune: str = ''

@@ -127,6 +127,7 @@ def _plan(settings: Settings, inputs: tuple[str, ...]) -> Plan:
         dropout=settings.dropout,
         literal=settings.literal,
         start=settings.fine_tune,
+        patience=settings.patience,
         seed=settings.random_seed,
     )
 

@@ -218,6 +218,12 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         help='largest one (default: 3e-3, of build-a-flair 1e-4, with --fine-tune 1e-3)',
     )
     group.add_argument(
+        '--patience',
+        type=int,
+        metavar='N',
+        help='stop after so many epochs without a smaller validation error (default: never)',
+    )
+    group.add_argument(
         '--dropout',
         type=float,
         metavar='SHARE',
@@ -546,7 +552,7 @@ def _refuse_training(settings: Settings) -> None:
         raise _wrong(f'The recipe is one of {", ".join(RECIPES)}, not {settings.recipe!r}.')
     if settings.target not in TARGETS:
         raise _wrong(f'The target is one of {", ".join(TARGETS)}, not {settings.target!r}.')
-    for name in ('epochs', 'batch_size', 'learning_rate'):
+    for name in ('epochs', 'batch_size', 'learning_rate', 'patience'):
         value = getattr(settings, name)
         if value is not None and value <= 0:
             raise _wrong(f'{name} must be above 0, not {value}.')

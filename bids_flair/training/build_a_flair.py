@@ -20,7 +20,7 @@ from bids_flair.models.regressor import HIGH, LOW
 from bids_flair.training.checkpoint import read_checkpoint, write_checkpoint
 from bids_flair.training.corpus import Cut, Person
 from bids_flair.training.distributed import ALONE, World
-from bids_flair.training.progress import Clock, Epoch, refuse_nan
+from bids_flair.training.progress import Clock, Epoch, exhausted, refuse_nan
 
 OFFSETS = np.stack(np.meshgrid(*[np.arange(PATCH) - PATCH // 2] * 3, indexing='ij'), -1)
 OFFSETS = OFFSETS.reshape(-1, 3)
@@ -33,7 +33,8 @@ class Recipe:
     """How the paper trains.
 
     Every one of ``epochs`` shows ``voxels`` of one training participant, drawn without
-    replacement, in batches of ``batch``.
+    replacement, in batches of ``batch``; ``patience`` is how many may pass without a smaller
+    validation error (the paper: all).
     """
 
     epochs: int = 500
@@ -41,6 +42,7 @@ class Recipe:
     batch: int = 100
     learning_rate: float = 1e-4
     seed: int = 0
+    patience: int | None = None
 
 
 @dataclass
@@ -118,6 +120,8 @@ def train_paper(
             told = {'lowest': state.lowest, 'history': [asdict(line) for line in state.history]}
             weights = {'network': network.state_dict(), 'best': state.best}
             write_checkpoint(checkpoint, weights, optimizer, told)
+        if exhausted(state.history, recipe.patience):
+            break
     network.load_state_dict(state.best)
     network.eval()
     network.errors.copy_(_errors(network, *held_out))

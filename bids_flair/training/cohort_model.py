@@ -58,6 +58,8 @@ class Plan:
         Of build-a-flair: see :mod:`bids_flair.models.paper`.
     start : str
         Model whose weights the default recipe begins with, or ''.
+    patience : int or None
+        Epochs without a smaller validation error after which the training ends.
     seed : int
     """
 
@@ -71,6 +73,7 @@ class Plan:
     dropout: float = 0.5
     literal: bool = False
     start: str = ''
+    patience: int | None = None
     seed: int = 0
 
 
@@ -197,7 +200,11 @@ def _fit_paper(
 ) -> tuple[Regressor, list[Epoch]]:
     architecture = PaperArchitecture(plan.inputs, plan.dropout, plan.literal)
     recipe = Recipe(
-        plan.epochs, batch=plan.batch, learning_rate=plan.learning_rate, seed=plan.seed
+        plan.epochs,
+        batch=plan.batch,
+        learning_rate=plan.learning_rate,
+        seed=plan.seed,
+        patience=plan.patience,
     )
     validation = (people.validation or people.training)[0]
     if not people.validation:
@@ -224,6 +231,7 @@ def _fit_default(
         steps=plan.epochs * EPOCH_STEPS,
         seed=plan.seed,
         learning_rate=plan.learning_rate,
+        patience=plan.patience,
         architecture=architecture,
         sampling=Sampling(
             target=plan.target, real=1.0, batch=plan.batch, drop=not plan.every_input

@@ -15,7 +15,7 @@ from bids_flair.models.regressor import HIGH, LOW
 from bids_flair.training.checkpoint import read_checkpoint, write_checkpoint
 from bids_flair.training.corpus import Person
 from bids_flair.training.distributed import ALONE, World
-from bids_flair.training.progress import Clock, Epoch, refuse_nan
+from bids_flair.training.progress import Clock, Epoch, exhausted, refuse_nan
 from bids_flair.training.rendering import SimulatedPerson
 from bids_flair.training.sampling import Batch, Sampling, draw_batch
 
@@ -35,13 +35,15 @@ SSIM_C1, SSIM_C2 = (0.01 * 2.2) ** 2, (0.03 * 2.2) ** 2
 class Training:
     """What a training run is asked to do.
 
-    The learning rate ends with ``steps``; ``structure`` is the weight of 1 - SSIM in the loss.
+    The learning rate ends with ``steps``; ``structure`` is the weight of 1 - SSIM in the loss;
+    ``patience`` is how many epochs may pass without a smaller validation error.
     """
 
     steps: int = 1500
     seed: int = 0
     learning_rate: float = 3e-3
     structure: float = 0.1
+    patience: int | None = None
     architecture: Architecture = field(default_factory=Architecture)
     sampling: Sampling = field(default_factory=Sampling)
 
@@ -105,6 +107,8 @@ def fit(
             _end_epoch(state, training, clock, device, validation)
             if world.first:
                 _save(state, checkpoint)
+            if exhausted(state.history, training.patience):
+                break
     if world.first:
         _save(state, checkpoint)
     return Fitted(state.average.eval(), state.step, state.history)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,9 +35,6 @@ class Epoch:
     samples_per_s: float
 
 
-Watch = Callable[[Epoch], None]
-
-
 class Clock:
     """Measures epochs and says how long the rest will take."""
 
@@ -58,6 +55,17 @@ class Clock:
             epoch, self.epochs, loss, score, rate, _duration(left),
         )  # fmt: skip
         return Epoch(epoch, loss, validation, rate)
+
+
+def exhausted(history: Sequence[Epoch], patience: int | None) -> bool:
+    """Whether the validation error has not fallen for so many epochs (None: never)."""
+    errors = [line.validation for line in history]
+    if patience is None or not np.isfinite(errors).any():
+        return False
+    waited = len(errors) - 1 - int(np.nanargmin(errors))
+    if waited >= patience:
+        LOGGER.log(NOTICE, 'stopped: no smaller validation error for %d epochs', waited)
+    return waited >= patience
 
 
 def refuse_nan(loss: float, people: tuple[str, ...]) -> None:

@@ -275,7 +275,8 @@ def test_two_processes_train_as_one_does(cohort, tmp_path):
         out = tmp_path / name
         command = [*launcher, cohort, out, 'group', '-w', tmp_path / f'work-{name}', '--device',
                    'cpu', '--omp-nthreads', '1', '--model-name', 'm', '--recipe', 'build-a-flair',
-                   '--dropout', '0', '--inputs', 'T1w', 'T2w', '--epochs', '15', '--holdout', '4']  # fmt: skip
+                   '--dropout', '0', '--inputs', 'T1w', 'T2w', '--epochs', '15', '--holdout',
+                   '4']  # fmt: skip
         done = subprocess.run(
             [str(part) for part in command],
             env=os.environ | {'OMP_NUM_THREADS': '1'},

@@ -195,3 +195,13 @@ def test_a_loss_that_is_no_number_names_the_participant(people):
     broken = replace(people[0], values=np.full_like(people[0].values, np.nan))
     with pytest.raises(BidsFlairError, match='participant 0'):
         train_paper([broken], people[1], PaperArchitecture(('T1w',)), QUICK)
+
+
+def test_patience_ends_a_training_that_gets_no_better(people, monkeypatch):
+    following = iter([0.5, 0.4, 0.6, 0.7, 0.1])
+    monkeypatch.setattr(
+        'bids_flair.training.build_a_flair._validation_error', lambda *_: next(following)
+    )
+    recipe = Recipe(epochs=5, voxels=200, patience=2)
+    _, history = train_paper(people[:1], people[2], PaperArchitecture(('T1w',)), recipe)
+    assert [line.validation for line in history] == [0.5, 0.4, 0.6, 0.7]
