@@ -145,11 +145,8 @@ def _verdict(trained: Trained, held_out: bool) -> str:
 def _facts(trained: Trained) -> dict[str, str]:
     card = trained.model.card
     plan, data = card['configuration'], card['training_data']
-    return {
+    facts = {
         'Recipe': plan['recipe'] + (f', from {plan["start"]}' if plan['start'] else ''),
-        'Deviations from the paper': ', '.join(card['deviations']) or 'none'
-        if plan['recipe'] == 'build-a-flair'
-        else 'not the paper’s network',
         'Trained on': ', '.join(data['people']),
         'Validated on': ', '.join(data['validation']) or 'nobody',
         'Epochs': f'{card["epochs_done"]} of {plan["epochs"]}',
@@ -157,6 +154,9 @@ def _facts(trained: Trained) -> dict[str, str]:
         'Batch': str(plan['batch']),
         'Seed': str(plan['seed']),
     }
+    if plan['recipe'] == 'build-a-flair':
+        facts['Deviations from the paper'] = ', '.join(card['deviations']) or 'none'
+    return facts
 
 
 def _ranking(trained: Mapping[str, Trained]) -> list[list[str]]:
@@ -197,9 +197,9 @@ def _draw_history(axes, history: Sequence[Epoch], name: str) -> None:
     epochs = [line.epoch for line in history]
     validation = [line.validation for line in history]
     if not name:
-        axes.plot(epochs, [line.loss for line in history], label='training loss')
+        axes.plot(epochs, [line.loss for line in history], '.-', label='training loss')
     if np.isfinite(validation).any():
-        axes.plot(epochs, validation, '--' if not name else '-', label=name or 'validation error')
+        axes.plot(epochs, validation, '.--', label=name or 'validation error')
 
 
 def _bars(file: Path, ranking: Sequence[Sequence[str]]) -> Picture:
