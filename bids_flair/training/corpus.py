@@ -34,6 +34,8 @@ SAMPLE = 4000
 OTHER_PROTOCOL = 0.15
 # Share of blocks of real people in which lesions are put that the person does not have.
 IMPLANTED = 0.35
+# What healthy white matter shows, in the units of a person's values.
+WHITE = {'T1w': 1.0, 'T2w': 1.0, 'MD': 0.77, 'FA': 0.43, 'S0': 1.0, 'FLAIR': 1.0}
 Curve = Callable[[np.ndarray], np.ndarray]
 
 
@@ -245,7 +247,7 @@ def implant_lesions(
     ----------
     rng : Generator
     values, presence : ndarray, shape (6, X, Y, Z)
-        Of ``CONTRASTS``; the values of T1w, T2w and FLAIR are changed in place.
+        Of ``CONTRASTS``; the values are changed in place.
     kind : ndarray, shape (X, Y, Z)
 
     Returns
@@ -253,7 +255,7 @@ def implant_lesions(
     ndarray
         ``kind`` with the new lesions.
     """
-    t1w, t2w, flair = 0, 1, 5
+    t1w, t2w, md, fa, s0, flair = range(len(CONTRASTS))
     if not (presence[t1w].any() and presence[t2w].any() and presence[flair].any()):
         return kind
     shape = kind.shape
@@ -268,9 +270,12 @@ def implant_lesions(
         t1w: 0.92 - severity * rng.uniform(0.35, 0.6),
         t2w: rng.uniform(1.25, 1.5) + severity * rng.uniform(0.6, 1.4),
         flair: rng.uniform(1.25, 1.6) + (severity - 0.5) * rng.uniform(-0.2, 0.3),
+        md: rng.uniform(0.95, 1.15) + severity * rng.uniform(0.2, 0.5),
+        fa: rng.uniform(0.15, 0.3),
+        s0: rng.uniform(1.15, 1.35) + severity * rng.uniform(0.2, 0.6),
     }
     for i, lesion in shown.items():
-        values[i] += amount * (lesion - 1) * presence[i]
+        values[i] += amount * (lesion - WHITE[CONTRASTS[i]]) * presence[i]
     return np.where((amount > 0.5) & presence[flair], LESION, kind).astype(kind.dtype)
 
 
