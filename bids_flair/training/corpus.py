@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -194,14 +194,24 @@ def write_person(
     }
     where = tuple(some_places(rng, np.argwhere(brain), SAMPLE).T)
     sample = np.concatenate([values[:, *where], depth[None, *where]]).T.astype(np.float32)
-    part = folder.with_name(f'.{folder.name}.part')
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     arrays = {'values': values.astype(np.float16), 'presence': presence, 'depth': depth}
     arrays |= {'kind': kind, 'sample': sample, 'brain': np.flatnonzero(brain).astype(np.int32)}
-    for name, array in (arrays | places).items():
-        np.save(part / f'{name}.npy', array)
-    part.rename(folder)
+    write_arrays(folder, arrays | places)
+
+
+def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a folder of arrays, whole or not at all; the first of several writers wins."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f'.{folder.name}-', dir=folder.parent) as scratch:
+        part = Path(scratch) / 'part'
+        part.mkdir()
+        for name, array in arrays.items():
+            np.save(part / f'{name}.npy', array)
+        try:
+            part.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
 
 
 def open_case(case: Case, cache: Path) -> Person:

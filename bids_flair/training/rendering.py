@@ -5,7 +5,6 @@ them, and the diffusion maps. T1w, T2w and FLAIR of a block are rendered from th
 with tissues and protocols drawn for that block alone, so that no protocol is ever seen twice.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ from bids_flair.training.corpus import (
     box_around,
     depth_of,
     some_places,
+    write_arrays,
 )
 
 # Slices of up to 5.5 mm and the splines that bring them back reach this far, mm.
@@ -170,12 +170,7 @@ def prepare_head(seed: int, cache: Path) -> Path:
     }
     for k in (ORDINARY, BORDER, LESION):
         arrays[f'places{k}'] = some_places(rng, np.argwhere((kind == k) & brain), PLACES)
-    part = folder.with_name(f'.{folder.name}.part')
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    for name, array in arrays.items():
-        np.save(part / f'{name}.npy', array)
-    part.rename(folder)
+    write_arrays(folder, arrays)
     return folder
 
 

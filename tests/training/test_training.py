@@ -1,6 +1,7 @@
 """Training is reproducible, goes on where it stopped, sees what it should, and learns."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from bids_flair.training.corpus import (
     read_person,
     t1w_curve,
     t2w_curve,
+    write_arrays,
     write_person,
 )
 from bids_flair.training.fit import Training, fit, losses
@@ -71,6 +73,18 @@ def _draw(people: list[Person], sampling: Sampling, seed: int, step: int) -> Bat
 def people(tmp_path_factory) -> list[Person]:
     folder = tmp_path_factory.mktemp('people')
     return [_write(folder / f'p{i}', i) for i in range(2)]
+
+
+def test_programs_that_prepare_one_person_at_once_do_not_hinder_each_other(tmp_path):
+    folder = tmp_path / 'people' / 'p'
+
+    def write(i: int) -> None:
+        write_arrays(folder, {name: np.full((64, 64, 64), i) for name in 'abcd'})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert [p.name for p in folder.parent.iterdir()] == ['p']
+    assert len({np.load(file)[0, 0, 0] for file in folder.iterdir()}) == 1
 
 
 def test_people_are_normalised_and_their_places_are_where_they_say(people):
