@@ -69,32 +69,48 @@ class Cut:
 class Person:
     """One person as training reads it.
 
+    The volumes stay on disk and are mapped anew whenever one is asked for: a cohort takes neither
+    memory nor open files.
+
     Attributes
     ----------
-    values : ndarray of float16, shape (6, X, Y, Z)
-        Contrasts and FLAIR, normalised; RAS, 1 mm.
-    presence : ndarray of bool, shape (6, X, Y, Z)
-        Where each was acquired.
-    depth : ndarray of int8, shape (X, Y, Z)
-        Distance from the surface of the brain in mm, negative outside; at most 8.
-    kind : ndarray of uint8, shape (X, Y, Z)
-        ``ORDINARY``, ``BORDER`` of fluid, ``LESION`` or, where none are marked, ``BRIGHT``.
+    folder : Path
+        As `write_person` wrote it.
     sample : ndarray of float32, shape (n, 6 + 1)
         Values and depth of voxels from all over the brain.
-    brain : ndarray of int32, shape (n,)
-        Flat indices of the voxels of the brain.
     places : dict
         Per kind, positions (n, 3) of such voxels in the brain.
     """
 
     name: str
-    values: np.ndarray
-    presence: np.ndarray
-    depth: np.ndarray
-    kind: np.ndarray
-    sample: np.ndarray
-    brain: np.ndarray
+    folder: Path
+    sample: np.ndarray = field(repr=False)
     places: dict[int, np.ndarray] = field(repr=False)
+
+    @property
+    def values(self) -> np.ndarray:
+        """`CONTRASTS`, normalised; RAS, 1 mm: float16, shape (6, X, Y, Z)."""
+        return _mapped(self.folder / 'values.npy')
+
+    @property
+    def presence(self) -> np.ndarray:
+        """Where each was acquired: bool, shape (6, X, Y, Z)."""
+        return _mapped(self.folder / 'presence.npy')
+
+    @property
+    def depth(self) -> np.ndarray:
+        """Distance from the surface of the brain in mm, negative outside, at most 8: int8."""
+        return _mapped(self.folder / 'depth.npy')
+
+    @property
+    def kind(self) -> np.ndarray:
+        """``ORDINARY``, ``BORDER`` of fluid, ``LESION`` or, where none are marked, ``BRIGHT``."""
+        return _mapped(self.folder / 'kind.npy')
+
+    @property
+    def brain(self) -> np.ndarray:
+        """Flat indices of the voxels of the brain: int32, shape (n,)."""
+        return _mapped(self.folder / 'brain.npy')
 
     def draw_sample(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """The sample as `cut` changes it, and its depth."""
@@ -221,13 +237,8 @@ def open_case(case: Case, cache: Path) -> Person:
 
 def read_person(folder: Path, name: str = '') -> Person:
     """Open one person's volumes without reading them; the folder's name is the default one."""
-    arrays = {
-        name: np.load(folder / f'{name}.npy', mmap_mode='r')
-        for name in ('values', 'presence', 'depth', 'kind', 'brain')
-    }
     places = {k: np.load(folder / f'places{k}.npy') for k in KINDS}
-    sample = np.load(folder / 'sample.npy')
-    return Person(name or folder.name, sample=sample, places=places, **arrays)
+    return Person(name or folder.name, folder, np.load(folder / 'sample.npy'), places)
 
 
 def hash_person(person: Person) -> str:
@@ -351,6 +362,10 @@ def some_places(rng: np.random.Generator, places: np.ndarray, most: int) -> np.n
     """At most so many of the positions (n, 3), drawn without replacement."""
     count = min(most, len(places))
     return rng.choice(places, count, replace=False).astype(np.int16)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    return np.load(path, mmap_mode='r')
 
 
 def _nonzero(image: nib.Nifti1Image) -> nib.Nifti1Image:

@@ -17,10 +17,11 @@ from bids_flair.training.corpus import Person
 from bids_flair.training.distributed import ALONE, World
 from bids_flair.training.progress import Clock, Epoch, exhausted, refuse_nan
 from bids_flair.training.rendering import SimulatedPerson
-from bids_flair.training.sampling import Batch, Sampling, draw_batch
+from bids_flair.training.sampling import Batch, Sampling, draw_ahead, draw_batch
 
 CPU = torch.device('cpu')
 EPOCH_STEPS = 100
+DRAWING_THREADS = 4
 # Batches of the validation participant, the same after every epoch.
 VALIDATION_STEPS, VALIDATION_SEED = 4, 2**31
 AVERAGE_OVER = 200
@@ -89,16 +90,14 @@ def fit(
         _resume(state, checkpoint)
     begun = time.monotonic()
     clock = Clock(math.ceil(training.steps / EPOCH_STEPS), len(state.history))
-    while state.step < training.steps and time.monotonic() - begun < 60 * minutes:
-        batch = draw_batch(
-            real,
-            simulated,
-            training.sampling,
-            training.architecture,
-            training.seed,
-            state.step,
-            world,
-        )
+
+    def draw(step: int) -> Batch:
+        how = (training.sampling, training.architecture, training.seed)
+        return draw_batch(real, simulated, *how, step, world)
+
+    # A GPU is done before one thread has drawn the next blocks.
+    threads = 1 if device.type == 'cpu' else DRAWING_THREADS
+    for batch in draw_ahead(draw, range(state.step, training.steps), threads):
         loss = _step(state, batch.to(device), training, world)
         refuse_nan(loss, batch.people)
         state.sums[0] += loss
@@ -109,6 +108,8 @@ def fit(
                 _save(state, checkpoint)
             if exhausted(state.history, training.patience):
                 break
+        if time.monotonic() - begun > 60 * minutes:
+            break
     if world.first:
         _save(state, checkpoint)
     return Fitted(state.average.eval(), state.step, state.history)

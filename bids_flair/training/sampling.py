@@ -4,7 +4,9 @@ All that is random about block ``k`` of step ``i`` comes from ``(seed, i, k)`` a
 that was interrupted goes on as if it had not been, and any number of processes draw the same.
 """
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -85,6 +87,20 @@ def draw_batch(
         blocks.append(_draw_block(rng, person, sampling, architecture))
     x, style, keep, target, weight = (torch.stack(part) for part in zip(*blocks, strict=True))
     return Batch(x, style, keep, target[keep], weight[keep], tuple(people))
+
+
+def draw_ahead(
+    draw: Callable[[int], Batch], steps: Iterable[int], threads: int = 1
+) -> Iterator[Batch]:
+    """Batches in order; the next ones are drawn while one is trained on."""
+    with ThreadPoolExecutor(threads) as pool:
+        coming: deque[Future[Batch]] = deque()
+        for step in steps:
+            coming.append(pool.submit(draw, step))
+            if len(coming) > threads:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
 
 def draw_styles(

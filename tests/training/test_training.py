@@ -1,6 +1,7 @@
 """Training is reproducible, goes on where it stopped, sees what it should, and learns."""
 
 import itertools
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from bids_flair.training.sampling import (
     Batch,
     Sampling,
     augment,
+    draw_ahead,
     draw_batch,
     draw_person,
     draw_styles,
@@ -85,6 +87,25 @@ def test_programs_that_prepare_one_person_at_once_do_not_hinder_each_other(tmp_p
         list(pool.map(write, range(4)))
     assert [p.name for p in folder.parent.iterdir()] == ['p']
     assert len({np.load(file)[0, 0, 0] for file in folder.iterdir()}) == 1
+
+
+def test_a_large_cohort_takes_neither_memory_nor_open_files(people):
+    there = len(list(Path('/proc/self/fd').iterdir()))
+    cohort = [read_person(people[0].folder, f'sub-{i}') for i in range(1000)]
+    held = sum(p.sample.nbytes + sum(a.nbytes for a in p.places.values()) for p in cohort)
+    assert len(list(Path('/proc/self/fd').iterdir())) < there + 10
+    assert held < 1e9
+    assert len(set(_draw(cohort, Sampling(batch=8), 0, 0).people)) > 4
+
+
+def test_batches_drawn_ahead_come_in_order():
+    drawn = draw_ahead(lambda step: (time.sleep(0.02 * (step % 3)), step)[1], range(9), 3)
+    assert list(drawn) == list(range(9))
+
+
+def test_a_failure_while_drawing_ahead_is_not_lost():
+    with pytest.raises(ZeroDivisionError):
+        list(draw_ahead(lambda step: 1 // (2 - step), range(5), 2))
 
 
 def test_people_are_normalised_and_their_places_are_where_they_say(people):
