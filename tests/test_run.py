@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from bids_flair.errors import ExitCode
+from bids_flair.models.files import save_model
+from bids_flair.models.network import Architecture, PatchRegressor
 from bids_flair.processing.images import reference_grid
 from bids_flair.settings import Settings
 
@@ -223,6 +225,42 @@ def test_a_contrast_that_cannot_be_registered_is_not_used(broken, tmp_path):
     sidecar = json.loads((anat / f'{PREFIX}desc-synth_FLAIR.json').read_text())
     assert sidecar['SynthesisInputs'] == ['T1w']
     assert not (anat / f'{PREFIX}desc-preproc_T2w.nii.gz').exists()
+
+
+def write_model(folder: Path, **card) -> Path:
+    network = PatchRegressor(Architecture(card['inputs'], levels=2, stem=4, width=8, blocks=1))
+    save_model(folder / 'model.safetensors', network, {'target': 'FLAIR', **card})
+    return folder
+
+
+def test_a_model_of_fewer_inputs_is_given_these_and_no_others(dolls, tmp_path):
+    """The participant also has a T1w and diffusion; the one without a T2w is told so."""
+    model = write_model(tmp_path / 'mine', inputs=('T2w',), needs_every_input=True)
+    out = tmp_path / 'out'
+    result = bids_flair(
+        dolls, out, 'participant', '-w', tmp_path / 'work', '--participant-label', '01', '03',
+        '--model', model,
+    )  # fmt: skip
+    assert result.returncode == ExitCode.PARTICIPANT_FAILED
+    assert 'sub-03: lacks T2w' in result.stderr
+    path = out / 'sub-01/anat' / f'{PREFIX}desc-synth_FLAIR.json'
+    assert json.loads(path.read_text())['SynthesisInputs'] == ['T2w']
+
+
+@pytest.mark.parametrize(
+    ('card', 'says'),
+    [
+        ({'inputs': ('T1w',), 'target': 'T2w'}, 'makes a T2w'),
+        ({'inputs': ('T1w',)}, 'takes T1w, and --inputs asks for T2w'),
+        ({'inputs': ('T1w', 'T2w'), 'needs_every_input': True}, 'takes T1w, T2w together'),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused(dolls, tmp_path, card, says):
+    model = write_model(tmp_path / 'mine', **card)
+    options = ('--model', model, '--inputs', 'T2w', '--dry-run')
+    result = bids_flair(dolls, tmp_path / 'out', 'participant', *options)
+    assert result.returncode == ExitCode.WRONG_ARGUMENTS
+    assert says in result.stderr
 
 
 def test_dry_run_writes_nothing(dolls, tmp_path):

@@ -11,7 +11,7 @@ from bids_flair import __version__
 from bids_flair.bids.dataset import check_writable
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.logs import NOTICE
-from bids_flair.models.files import load_model
+from bids_flair.models.files import load_model, needs_every_input
 from bids_flair.models.inference import pick_device
 from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.reports.group import compare, mean_score, write_group_report
@@ -57,8 +57,7 @@ def run_group_level(settings: Settings) -> ExitCode:
     cases = [case for folder in _folders(settings) for case in find_people(folder)]
     sets = _input_sets(settings, cases)
     needed = tuple(n for n in CONTRASTS if any(n in chosen for chosen in sets))
-    named = bool(settings.inputs or settings.compare)
-    cases = choose_complete(cases, settings.target, needed if named else ())
+    cases = choose_complete(cases, settings.target, needed if _every_input(settings) else ())
     split = split_people(cases, settings.holdout, settings.validation, settings.random_seed)
     folder = settings.output_dir / 'models' / settings.model_name
     _refuse_overwriting(folder, settings)
@@ -120,7 +119,7 @@ def _plan(settings: Settings, inputs: tuple[str, ...]) -> Plan:
         recipe=settings.recipe,
         inputs=inputs,
         target=settings.target,
-        every_input=bool(settings.inputs or settings.compare),
+        every_input=_every_input(settings),
         epochs=settings.epochs or epochs,
         batch=settings.batch_size or batch,
         learning_rate=settings.learning_rate or rate,
@@ -130,6 +129,14 @@ def _plan(settings: Settings, inputs: tuple[str, ...]) -> Plan:
         patience=settings.patience,
         seed=settings.random_seed,
     )
+
+
+def _every_input(settings: Settings) -> bool:
+    """Whether participants and models have all inputs; otherwise any subset of them will do."""
+    if settings.fine_tune:
+        return needs_every_input(load_model(settings.fine_tune))
+    named = bool(settings.inputs or settings.compare)
+    return named or settings.recipe == 'build-a-flair'
 
 
 def _device(settings: Settings) -> torch.device:

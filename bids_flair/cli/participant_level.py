@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from bids_flair import __version__
 from bids_flair.bids.collect import SessionInputs, check_dataset, collect
@@ -67,7 +68,7 @@ def run_participant_level(settings: Settings) -> ExitCode:
     _check_commands(settings)
     backend = load_backend(settings.backend)
     found = probe(settings.model, settings.device)
-    settings = replace(settings, device=found['device'])
+    settings = replace(settings, device=found['device'], inputs=_inputs(settings, found))
     sessions = collect(settings)
     _announce(sessions, settings, found, backend.NAME)
     if settings.dry_run:
@@ -84,12 +85,31 @@ def run_participant_level(settings: Settings) -> ExitCode:
         return ExitCode.DONE
     run = f'{time.strftime("%Y%m%d-%H%M%S")}_{uuid.uuid4().hex[:8]}'
     outcomes: list[Outcome] = []
+    needed = settings.inputs if found['needs_every_input'] else ()
     for batch in batches(sessions, settings):
-        outcomes += _run_batch(batch, settings, backend, run)
+        outcomes += _run_batch(batch, settings, backend, run, needed)
         if settings.stop_on_first_crash and any(outcome.code for outcome in outcomes):
             break
     _write_reports(outcomes, settings, methods)
     return _summarise(outcomes, settings)
+
+
+def _inputs(settings: Settings, found: dict[str, Any]) -> tuple[str, ...]:
+    """What the model takes of the inputs asked for, or all that it takes."""
+    model, takes = settings.model, tuple(found['inputs'])
+    asked = settings.inputs or takes
+    if found['target'] != 'FLAIR':
+        why = (
+            f'makes a {found["target"]}, and the participant level writes FLAIRs. Use such a '
+            'model in Python: bids_flair.synthesize(images, model=...).'
+        )
+    elif found['needs_every_input'] and not set(takes) <= set(asked):
+        why = f'takes {", ".join(takes)} together: leave out --inputs.'
+    elif not set(takes) & set(asked):
+        why = f'takes {", ".join(takes)}, and --inputs asks for {", ".join(asked)}.'
+    else:
+        return tuple(name for name in takes if name in asked)
+    raise BidsFlairError(f'--model {model} {why}', ExitCode.WRONG_ARGUMENTS)
 
 
 def _folders(settings: Settings) -> tuple[str, str]:
@@ -147,13 +167,15 @@ def _methods(sessions: Sequence[SessionInputs], settings: Settings, backend) -> 
     return methods_text(init_session_wf(fullest, settings, backend))
 
 
-def _run_batch(batch, settings: Settings, backend, run: str) -> list[Outcome]:
+def _run_batch(
+    batch, settings: Settings, backend, run: str, needed: Sequence[str]
+) -> list[Outcome]:
     failed: dict[str, Outcome] = {}
     ready: list[SessionInputs] = []
     for inputs in batch:
         try:
             check_session(inputs)
-            _check_images(inputs, settings)
+            _check_images(inputs, settings, needed)
             ready.append(inputs)
         except BidsFlairError as error:
             LOGGER.error('%s FAILED: %s', inputs.label, error)
@@ -164,8 +186,16 @@ def _run_batch(batch, settings: Settings, backend, run: str) -> list[Outcome]:
     return [(failed | done)[inputs.label] for inputs in batch]
 
 
-def _check_images(inputs: SessionInputs, settings: Settings) -> None:
-    if not wanted_images(inputs, settings):
+def _check_images(inputs: SessionInputs, settings: Settings, needed: Sequence[str]) -> None:
+    wanted = wanted_images(inputs, settings)
+    if missing := [name for name in needed if name not in wanted]:
+        raise BidsFlairError(
+            f'{inputs.label}: lacks {", ".join(missing)}, and {settings.model} takes '
+            f'{", ".join(needed)} together; use a model such as the default one, which takes what '
+            'is there',
+            ExitCode.INPUT_MISSING,
+        )
+    if not wanted:
         raise BidsFlairError(
             f'{inputs.label}: has none of the inputs asked for ({", ".join(settings.inputs)}), '
             f'only {", ".join(inputs.images)}',

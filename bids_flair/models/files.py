@@ -76,6 +76,11 @@ def load_model(name_or_path: str | Path) -> Model:
     return Model(weights.stem, network.eval().requires_grad_(False), card)
 
 
+def needs_every_input(model: Model) -> bool:
+    """Whether a model was trained on all of its inputs together and never without one."""
+    return model.card.get('needs_every_input', False)
+
+
 def save_model(weights: Path, network: Regressor, card: Mapping[str, Any]) -> Model:
     """Write ``NAME.safetensors`` and ``NAME.json``, each whole or not at all.
 

@@ -18,7 +18,7 @@ from scipy.ndimage import (
     find_objects,
 )
 
-from bids_flair.models.files import Model, load_model
+from bids_flair.models.files import Model, load_model, needs_every_input
 from bids_flair.models.normalisation import CONTRASTS, Normalised, normalise
 from bids_flair.models.regressor import STYLE_QUANTILES, Regressor
 
@@ -108,13 +108,20 @@ def synthesis_of(
     """As :func:`synthesize`, and say how sure it is and how it came about."""
     loaded = model if isinstance(model, Model) else load_model(model)
     torch_device = pick_device(device)
-    reference = check_grids(images, mask, loaded.network.architecture.inputs)
+    known = loaded.network.architecture.inputs
+    reference = check_grids(images, mask, known)
+    missing = [name for name in known if name not in images]
+    if missing and needs_every_input(loaded):
+        raise ValueError(
+            f'the model {loaded.name} takes {", ".join(known)} together, and {", ".join(missing)} '
+            'is missing'
+        )
     grid = Grid.around(reference, brain_mask(images) if mask is None else mask)
     inputs = {name: grid.inputs_1mm(image) for name, image in images.items()}
     brain = grid.brain_1mm()
     normalised = normalise(inputs, brain)
     mean, below, above = predict(loaded.network, normalised, brain, torch_device)
-    seen = style(normalised.pick(loaded.network.architecture.inputs), brain)
+    seen = style(normalised.pick(known), brain)
     unfamiliarity = loaded.network.familiarity().score(seen)
     calibration = loaded.card.get('calibration', {})
     below *= calibration.get('below', 1.0)

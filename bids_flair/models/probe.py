@@ -17,8 +17,8 @@ def probe(model: str, device: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        'device' (as PyTorch names it), 'device_name' (for a person), 'model' (its name) and
-        'inputs' (what it takes).
+        'device' (as PyTorch names it), 'device_name' (for a person), 'model' (its name), 'inputs'
+        (what it takes), 'needs_every_input' and 'target' (what it makes).
 
     Raises
     ------
@@ -40,7 +40,7 @@ def probe(model: str, device: str) -> dict[str, Any]:
 
 
 def _answer(model: str, device: str) -> dict[str, Any]:
-    from bids_flair.models.files import load_model
+    from bids_flair.models.files import load_model, needs_every_input
     from bids_flair.models.inference import pick_device
 
     try:
@@ -55,6 +55,8 @@ def _answer(model: str, device: str) -> dict[str, Any]:
         'device_name': _device_name(picked),
         'model': loaded.name,
         'inputs': loaded.card['inputs'],
+        'needs_every_input': needs_every_input(loaded),
+        'target': loaded.card['target'],
     }
 
 

@@ -286,6 +286,7 @@ def _card(
         'version': __version__,
         'inputs': list(plan.inputs),
         'target': plan.target,
+        'needs_every_input': plan.every_input,
         'recipe': plan.recipe,
         'configuration': asdict(plan),
         'deviations': _deviations(plan),

@@ -192,6 +192,12 @@ def test_contrasts_are_checked(phantom, small_model, names, message):
         synthesis_of({name: phantom.image('T2w') for name in names}, model=small_model)
 
 
+def test_a_model_of_inputs_that_go_together_is_given_all_of_them(phantom, small_model):
+    model = replace(small_model, card=small_model.card | {'needs_every_input': True})
+    with pytest.raises(ValueError, match='MD, FA, S0 is missing'):
+        synthesize(phantom.images('T1w', 'T2w'), phantom.mask_image(), model)
+
+
 def test_an_empty_mask_is_refused(phantom, small_model):
     empty = nib.Nifti1Image(np.zeros(phantom.mask.shape, np.uint8), phantom.affine)
     with pytest.raises(ValueError, match='empty'):
