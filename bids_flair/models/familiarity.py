@@ -44,8 +44,10 @@ class Familiarity:
         """
         contrasts = styles.shape[1]
         flat = styles.reshape(len(styles), -1)
-        mean = np.nanmean(flat, 0)
-        centred, present = np.nan_to_num(flat - mean), np.isfinite(flat).astype(float)
+        present = np.isfinite(flat).astype(float)
+        # A contrast that nobody has is no reason to stop: its mean is 0.
+        mean = np.nansum(flat, 0) / np.maximum(present.sum(0), 1)
+        centred = np.nan_to_num(flat - mean)
         pairs = np.maximum(present.T @ present, 1)
         # Pairs were seen in different people: only when clipped is it surely a covariance.
         sizes, axes = np.linalg.eigh(centred.T @ centred / pairs)

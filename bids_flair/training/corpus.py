@@ -14,14 +14,12 @@ from scipy.ndimage import (
     binary_dilation,
     distance_transform_edt,
     find_objects,
-    gaussian_filter,
     label,
 )
 
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.models.inference import Grid, check_grids, cut_box
 from bids_flair.models.normalisation import CONTRASTS, normalise
-from bids_flair.simulation.artefacts import smooth_field
 from bids_flair.training.cohort import Case
 
 RIM_MM = 4
@@ -32,10 +30,6 @@ BRIGHT_FLAIR, BRIGHT_DEPTH, BRIGHT_VOXELS = 1.35, 4, 20
 PLACES = 20000
 SAMPLE = 4000
 OTHER_PROTOCOL = 0.15
-# Share of blocks of real people in which lesions are put that the person does not have.
-IMPLANTED = 0.35
-# What healthy white matter shows, in the units of a person's values.
-WHITE = {'T1w': 1.0, 'T2w': 1.0, 'MD': 0.77, 'FA': 0.43, 'S0': 1.0, 'FLAIR': 1.0}
 Curve = Callable[[np.ndarray], np.ndarray]
 
 
@@ -149,14 +143,11 @@ class Person:
         sample = self.sample[:, :-1].copy()
         for i, curve in transfer.items():
             values[i], sample[:, i] = curve(values[i]), curve(sample[:, i])
-        kind = cut_box(self.kind, corner, shape)
-        if not transfer and rng.random() < IMPLANTED:
-            kind = implant_lesions(rng, values, presence, kind)
         return Cut(
             values * presence,
             presence,
             cut_box(self.depth, corner, shape, -8),
-            kind,
+            cut_box(self.kind, corner, shape),
             sample,
             self.sample[:, -1],
         )
@@ -254,50 +245,6 @@ def describe(data: Iterable[Path]) -> list[dict[str, str]]:
         keys = ('Name', 'License', 'HowToAcknowledge')
         found.append({key: description[key] for key in keys if key in description})
     return found
-
-
-def implant_lesions(
-    rng: np.random.Generator, values: np.ndarray, presence: np.ndarray, kind: np.ndarray
-) -> np.ndarray:
-    """Turn blobs of a real person's white matter into lesions, from mild to black holes.
-
-    A scanner of which only people with few lesions are known would teach that there are none. Of
-    every voxel the white-matter part changes, so that partial volume with fluid stays as it is.
-
-    Parameters
-    ----------
-    rng : Generator
-    values, presence : ndarray, shape (6, X, Y, Z)
-        Of ``CONTRASTS``; the values are changed in place.
-    kind : ndarray, shape (X, Y, Z)
-
-    Returns
-    -------
-    ndarray
-        ``kind`` with the new lesions.
-    """
-    t1w, t2w, md, fa, s0, flair = range(len(CONTRASTS))
-    if not (presence[t1w].any() and presence[t2w].any() and presence[flair].any()):
-        return kind
-    shape = kind.shape
-    white = np.clip((values[t1w] - 0.3) / 0.6, 0, 1) * np.clip((2.2 - values[t2w]) / 0.9, 0, 1)
-    # Deep in white matter or beside a ventricle, not in the ribbon of the cortex.
-    deep = gaussian_filter((white > 0.9).astype(np.float32), 2.5) > rng.uniform(0.4, 0.6)
-    field = smooth_field(rng, shape, rng.uniform(3, 9))
-    inside = 1 / (1 + np.exp(-(field - rng.uniform(0.6, 1.6)) * rng.uniform(4, 12)))
-    amount = (white * gaussian_filter(deep.astype(np.float32), 0.7) * inside).astype(np.float32)
-    severity = np.clip(rng.uniform(0, 1) + 0.25 * smooth_field(rng, shape, 4), 0, 1)
-    shown = {
-        t1w: 0.92 - severity * rng.uniform(0.35, 0.6),
-        t2w: rng.uniform(1.25, 1.5) + severity * rng.uniform(0.6, 1.4),
-        flair: rng.uniform(1.25, 1.6) + (severity - 0.5) * rng.uniform(-0.2, 0.3),
-        md: rng.uniform(0.95, 1.15) + severity * rng.uniform(0.2, 0.5),
-        fa: rng.uniform(0.15, 0.3),
-        s0: rng.uniform(1.15, 1.35) + severity * rng.uniform(0.2, 0.6),
-    }
-    for i, lesion in shown.items():
-        values[i] += amount * (lesion - WHITE[CONTRASTS[i]]) * presence[i]
-    return np.where((amount > 0.5) & presence[flair], LESION, kind).astype(kind.dtype)
 
 
 def t1w_curve(rng: np.random.Generator, fluid: float) -> Curve:
