@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
 
-.PHONY: setup demo test test-fast lint clean
+.PHONY: setup demo test test-fast lint container test-container clean
 
 setup: $(READY)
 
@@ -33,6 +33,14 @@ test-fast: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# TARGET=cpu leaves the CUDA libraries out.
+container:
+	container/build.py $(TARGET)
+
+test-container: $(READY)
+	$(BIN)/hadolint Dockerfile
+	container/test
 
 clean:
 	rm -rf $(VENV) $(DEMO) build *.egg-info

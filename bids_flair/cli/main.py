@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def _run_levels(settings: Settings) -> ExitCode:
 
     # Before anything else: some libraries write there when they are imported.
     check_writable(settings.work_dir, 'work directory')
+    _find_temporary_folder(settings.work_dir)
     from bids_flair.cli.progress import start_logging
 
     start_logging(settings.verbosity)
@@ -60,8 +62,15 @@ def _set_environment(settings: Settings) -> None:
     # imported, in the home directory by default, which may not be writable.
     os.environ['NO_ET'] = '1'
     os.environ['TEMPLATEFLOW_AUTOUPDATE'] = '0'
-    os.environ.setdefault('TEMPLATEFLOW_HOME', str(_templateflow_home(settings)))
+    os.environ.setdefault('TEMPLATEFLOW_HOME', str(settings.work_dir / 'templateflow'))
+    os.environ.setdefault('MPLCONFIGDIR', str(settings.work_dir / 'matplotlib'))
 
 
-def _templateflow_home(settings: Settings) -> Path:
-    return settings.work_dir / 'templateflow'
+def _find_temporary_folder(work_dir: Path) -> None:
+    """A container may have none that can be written to: then one in the work directory."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        folder = work_dir / 'tmp'
+        folder.mkdir(exist_ok=True)
+        os.environ['TMPDIR'] = str(folder)

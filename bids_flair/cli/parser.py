@@ -5,6 +5,7 @@ Imports nothing heavy, so that ``--help`` answers at once.
 
 import argparse
 import json
+import os
 import re
 import tomllib
 from argparse import ArgumentTypeError
@@ -298,7 +299,8 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         '--work-dir',
         type=Path,
         metavar='DIR',
-        help='folder for intermediate results; a run that was cut short resumes from it',
+        help='folder for intermediate results; a run that was cut short resumes from it (default: '
+        'work, in the current folder or, where that is read-only, in the output)',
     )
     group.add_argument(
         '--clean-workdir',
@@ -445,7 +447,8 @@ def _complete(values: dict[str, Any]) -> Settings:
     threads = max(1, min(nprocs - 1, MOST_DEFAULT_THREADS))
     memory = values.get('mem_gb') or usable_memory_gb()
     resources = {'nprocs': nprocs, 'omp_nthreads': threads, 'mem_gb': memory}
-    settings = Settings(**{**resources, **values})
+    work_dir = _default_work_dir(values['output_dir'])
+    settings = Settings(**{**resources, 'work_dir': work_dir, **values})
     database = settings.bids_database_dir
     return replace(
         settings,
@@ -463,6 +466,11 @@ def _complete(values: dict[str, Any]) -> Settings:
         holdout=_unique(label.removeprefix('sub-') for label in settings.holdout),
         validation=_unique(label.removeprefix('sub-') for label in settings.validation),
     )
+
+
+def _default_work_dir(output_dir: Path) -> Path:
+    """Below the current folder or, where that is read-only as in many a container, the output."""
+    return Path('work') if os.access('.', os.W_OK) else output_dir / 'work'
 
 
 def _absolute(path: Path) -> Path:

@@ -60,6 +60,12 @@ def test_defaults(run, dirs, monkeypatch):
     assert run() == expected
 
 
+def test_work_goes_into_the_output_where_the_current_folder_is_read_only(run, dirs, monkeypatch):
+    monkeypatch.setattr(parser_module.os, 'access', lambda *_: False)
+    assert run().work_dir == dirs / 'out' / 'work'
+    assert run('-w', 'elsewhere').work_dir == dirs / 'elsewhere'
+
+
 def test_every_setting_can_be_asked_for_and_nothing_else():
     asked = {action.dest for action in build_parser()._actions}
     known = {field.name for field in dataclasses.fields(Settings)}
