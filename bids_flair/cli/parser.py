@@ -463,6 +463,7 @@ def _complete(values: dict[str, Any]) -> Settings:
         inputs=_images(settings.inputs),
         model=_absolute_model(settings.model),
         fine_tune=_absolute_model(settings.fine_tune) if settings.fine_tune else '',
+        compare=tuple(settings.compare),
         holdout=_unique(label.removeprefix('sub-') for label in settings.holdout),
         validation=_unique(label.removeprefix('sub-') for label in settings.validation),
     )

@@ -252,6 +252,15 @@ def test_sets_of_inputs_are_ranked(cohort, tmp_path):
     assert 'Ranking' in (out / 'group_c.html').read_text()
 
 
+def test_the_sets_of_table_1_have_a_name(cohort, tmp_path, capsys):
+    options = ('--model-name', 'all', '--compare', 'table1', '--dry-run')
+    assert train(cohort, tmp_path / 'out', *options) == ExitCode.DONE
+    said = capsys.readouterr().err
+    assert 'T1w+T2w+MD+S0' in said
+    assert said.count(';') == 10
+    assert 'sub-4' not in said.split('holdout')[0].split('training:')[1]
+
+
 def test_fine_tuning_begins_with_the_weights_of_the_model(cohort, tmp_path):
     out = tmp_path / 'out'
     options = ('--model-name', 'tuned', '--fine-tune', 'default', '--learning-rate', '1e-9')
