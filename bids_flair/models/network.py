@@ -25,7 +25,8 @@ class Architecture:
 
     ``inputs`` give two channels each; ``levels`` patches are seen at 1, 2, 4, ... mm;
     ``stem`` filters per patch, ``width`` features and ``blocks`` residual blocks per level;
-    ``style`` features of the whole image's values say how its protocol shows tissue.
+    ``style`` features of the whole image's values say how its protocol shows tissue (0: where
+    there is one protocol, nothing is to be said).
     """
 
     inputs: tuple[str, ...] = ('T1w', 'T2w', 'MD', 'FA', 'S0')
@@ -60,11 +61,13 @@ class PatchRegressor(Regressor):
     def __init__(self, architecture: Architecture):
         super().__init__(architecture)
         self.levels = nn.ModuleList(_Level(architecture) for _ in range(architecture.levels))
-        self.style = nn.Sequential(
-            nn.Linear(architecture.contrasts * (len(STYLE_QUANTILES) + 1), architecture.style),
-            nn.ReLU(),
-            nn.Linear(architecture.style, 2 * architecture.levels * architecture.width),
-        )
+        self.style = None
+        if architecture.style:
+            self.style = nn.Sequential(
+                nn.Linear(architecture.contrasts * (len(STYLE_QUANTILES) + 1), architecture.style),
+                nn.ReLU(),
+                nn.Linear(architecture.style, 2 * architecture.levels * architecture.width),
+            )
         self.mean = nn.Linear(architecture.width, 1)
         self.reach = nn.Sequential(
             nn.Linear(architecture.width, 32), nn.ReLU(), nn.Linear(32, 2), nn.Softplus()
@@ -95,6 +98,8 @@ class PatchRegressor(Regressor):
         centred = (style - self.centres[:, 0, 0]) / self.spreads[:, 0, 0]
         seen = torch.cat([torch.where(present, centred, 0), present[..., :1].float()], -1)
         shape = (len(style), self.architecture.levels, 2, self.architecture.width)
+        if self.style is None:
+            return torch.zeros(shape, device=style.device)
         return self.style(seen.flatten(1)).view(shape)
 
     def _pyramid(self, x: Tensor) -> list[Tensor]:
@@ -178,7 +183,8 @@ def _initialise(network: PatchRegressor) -> None:
     for block in network.modules():
         if isinstance(block, _Block):
             nn.init.zeros_(block.second.weight)
-    nn.init.zeros_(network.style[-1].weight)
+    if network.style is not None:
+        nn.init.zeros_(network.style[-1].weight)
     nn.init.normal_(network.mean.weight, std=1e-2)
     nn.init.ones_(network.mean.bias)
     nn.init.normal_(network.reach[-2].weight, std=1e-2)

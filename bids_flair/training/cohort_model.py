@@ -111,8 +111,7 @@ def train_model(
         network, history = _fit_paper(plan, people, checkpoint, world)
     else:
         network, history = _fit_default(plan, people, checkpoint, device, start, world)
-    sampling = Sampling(target=plan.target, real=1.0, drop=not plan.every_input)
-    styles = draw_styles([people.training], [], sampling, plan.inputs, plan.seed, STYLES)
+    styles = draw_styles([people.training], [], _sampling(plan), plan.inputs, plan.seed, STYLES)
     network.remember(Familiarity.of(styles, np.random.default_rng(plan.seed)))
     calibration = _calibrate(network, plan, people.validation, device, start)
     scored = people.holdout or people.validation
@@ -226,16 +225,16 @@ def _fit_default(
     start: Model | None,
     world: World,
 ) -> tuple[Regressor, list[Epoch]]:
-    architecture = start.network.architecture if start else Architecture(inputs=plan.inputs)
+    # From scratch a network sees one scanner: there is no style to tell from another, only people
+    # to be told from each other by it.
+    architecture = start.network.architecture if start else Architecture(plan.inputs, style=0)
     training = Training(
         steps=plan.epochs * EPOCH_STEPS,
         seed=plan.seed,
         learning_rate=plan.learning_rate,
         patience=plan.patience,
         architecture=architecture,
-        sampling=Sampling(
-            target=plan.target, real=1.0, batch=plan.batch, drop=not plan.every_input
-        ),
+        sampling=_sampling(plan),
     )
     fitted = fit(
         [people.training],
@@ -248,6 +247,12 @@ def _fit_default(
         world=world,
     )
     return fitted.network, fitted.history
+
+
+def _sampling(plan: Plan) -> Sampling:
+    """Blocks of a cohort as its own scanner shows them."""
+    drop = not plan.every_input
+    return Sampling(target=plan.target, real=1.0, batch=plan.batch, drop=drop, foreign=False)
 
 
 def _inputs_of(person: Person, inputs: Sequence[str]) -> tuple[str, ...]:

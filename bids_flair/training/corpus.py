@@ -106,16 +106,18 @@ class Person:
         """Flat indices of the voxels of the brain: int32, shape (n,)."""
         return _mapped(self.folder / 'brain.npy')
 
-    def draw_sample(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def draw_sample(
+        self, rng: np.random.Generator, *, foreign: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The sample as `cut` changes it, and its depth."""
         sample = self.sample[:, :-1].copy()
-        for i, curve in self._draw_transfer(rng).items():
+        for i, curve in self._draw_transfer(rng, foreign=foreign).items():
             sample[:, i] = curve(sample[:, i])
         return sample, self.sample[:, -1]
 
-    def _draw_transfer(self, rng: np.random.Generator) -> dict[int, Curve]:
+    def _draw_transfer(self, rng: np.random.Generator, *, foreign: bool) -> dict[int, Curve]:
         """How another protocol would have shown T1w and T2w; mostly not at all."""
-        if rng.random() > OTHER_PROTOCOL:
+        if rng.random() > OTHER_PROTOCOL or not foreign:
             return {}
         t1w, t2w = self.sample[:, 0], self.sample[:, 1]
         return {
@@ -134,12 +136,14 @@ class Person:
             self.sample[:, -1],
         )
 
-    def cut(self, rng: np.random.Generator, corner: np.ndarray, size: int) -> Cut:
-        """A cube, now and then as another protocol would have shown it."""
+    def cut(
+        self, rng: np.random.Generator, corner: np.ndarray, size: int, *, foreign: bool = True
+    ) -> Cut:
+        """A cube, if ``foreign`` now and then as another protocol would have shown it."""
         shape = (size, size, size)
         values = cut_box(self.values, corner, shape).astype(np.float32)
         presence = cut_box(self.presence, corner, shape)
-        transfer = self._draw_transfer(rng)
+        transfer = self._draw_transfer(rng, foreign=foreign)
         sample = self.sample[:, :-1].copy()
         for i, curve in transfer.items():
             values[i], sample[:, i] = curve(values[i]), curve(sample[:, i])

@@ -71,11 +71,15 @@ class SimulatedPerson:
     sample: np.ndarray
     places: dict[int, np.ndarray] = field(repr=False)
 
-    def cut(self, rng: np.random.Generator, corner: np.ndarray, size: int) -> Cut:
-        """Scan a cube at a site of its own."""
+    def cut(
+        self, rng: np.random.Generator, corner: np.ndarray, size: int, *, foreign: bool = True
+    ) -> Cut:
+        """Scan a cube at a site of its own, which is foreign in any case."""
         return self.scan(rng, draw_site(rng), corner, (size, size, size))
 
-    def draw_sample(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def draw_sample(
+        self, rng: np.random.Generator, *, foreign: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The sample as a site shows it, and its depth."""
         site = draw_site(rng)
         sample = np.zeros((len(self.sample), len(CONTRASTS)), np.float32)

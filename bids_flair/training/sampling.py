@@ -24,6 +24,7 @@ ANATOMICAL = ('T1w', 'T2w', 'FLAIR')
 # Physical units: no scanner gives them a gain that differs from place to place, or a contrast.
 QUANTITATIVE = ('MD', 'FA')
 LESION_WEIGHT = 4.0
+STYLE_NOISE = 0.02
 # Where a brain mask may end: so deep, in mm.
 EDGES = (-3, -2, -1, 0, 0, 0, 0, 1)
 
@@ -34,11 +35,13 @@ class Sampling:
 
     ``real`` is the share of blocks from real people; ``lesion`` and ``border`` are the shares of
     blocks centred on a lesion or on a border of fluid. ``target`` is the contrast to predict;
-    with ``drop``, a network learns to do with any subset of its inputs.
+    with ``drop``, a network learns to do with any subset of its inputs; with ``foreign``, with
+    other protocols, slices, fields of view and brain masks than those of the people at hand.
     """
 
     target: str = 'FLAIR'
     drop: bool = True
+    foreign: bool = True
     block: int = 16
     batch: int = 4
     real: float = 0.5
@@ -117,8 +120,8 @@ def draw_styles(
     styles = []
     for _ in range(count):
         person = draw_person(rng, real, simulated, sampling)
-        sample, depth = person.draw_sample(rng)
-        values = sample[depth > rng.choice(EDGES)][:, chosen].astype(float)
+        sample, depth = person.draw_sample(rng, foreign=sampling.foreign)
+        values = sample[depth > _draw_edge(rng, sampling)][:, chosen].astype(float)
         absent = ~values.any(0)
         styles.append(np.quantile(values, STYLE_QUANTILES, axis=0).T)
         styles[-1][absent] = np.nan
@@ -149,22 +152,32 @@ def _draw_block(
     corner = _draw_centre(rng, person, sampling) - sampling.block // 2
     corner = corner + rng.integers(-8, 9, 3)
     size = sampling.block + 2 * halo
-    cut = person.cut(rng, corner - halo, size)
+    cut = person.cut(rng, corner - halo, size, foreign=sampling.foreign)
     values, presence, depth, kind = (
         torch.from_numpy(a) for a in (cut.values, cut.presence, cut.depth, cut.kind)
     )
     if rng.random() < 0.5:
         values, presence, depth, kind = (a.flip(-3) for a in (values, presence, depth, kind))
-    deeper_than = rng.choice(EDGES)
+    deeper_than = _draw_edge(rng, sampling)
     presence = presence & (depth > deeper_than)
     sample = torch.from_numpy(cut.sample[cut.sample_depth > deeper_than].T[chosen])
     x, style = augment(
-        rng, architecture.inputs, values[chosen], presence[chosen], sample, drop=sampling.drop
+        rng,
+        architecture.inputs,
+        values[chosen],
+        presence[chosen],
+        sample,
+        drop=sampling.drop,
+        foreign=sampling.foreign,
     )
     inner = (..., *(slice(halo, size - halo),) * 3)
     keep = presence[target][inner] & x[len(chosen) :][inner].any(0)
     weight = torch.where(kind[inner] == LESION, LESION_WEIGHT, 1.0)
     return x, style, keep, values[target][inner], weight
+
+
+def _draw_edge(rng: np.random.Generator, sampling: Sampling) -> int:
+    return rng.choice(EDGES) if sampling.foreign else 0
 
 
 def _draw_centre(
@@ -185,6 +198,7 @@ def augment(
     sample: Tensor,
     *,
     drop: bool = True,
+    foreign: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Change contrast, sharpness, noise and coverage of the inputs as scanners do.
 
@@ -200,6 +214,8 @@ def augment(
         The same contrasts all over the brain.
     drop : bool
         Whether to leave contrasts out.
+    foreign : bool
+        Whether to cut coverage and thicken slices.
 
     Returns
     -------
@@ -209,7 +225,8 @@ def augment(
     style : Tensor of float32, shape (C, quantiles)
         Quantiles of the sample, NaN where a contrast is absent.
     """
-    presence = _cut_coverage(rng, presence)
+    if foreign:
+        presence = _cut_coverage(rng, presence)
     if drop:
         presence = _drop_contrasts(rng, names, presence)
     out = torch.zeros_like(values)
@@ -218,7 +235,7 @@ def augment(
         if not presence[i].any():
             continue
         value = values[i] * presence[i]
-        if rng.random() < 0.2:
+        if foreign and rng.random() < 0.2:
             value = _thick_slices(rng, value, presence[i])
         contrast = _contrast(rng, name)
         value = contrast(value)
@@ -230,7 +247,8 @@ def augment(
         sigma = torch.from_numpy(rng.uniform(0, 0.05, (len(names), 1, 1, 1)).astype(np.float32))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         out += sigma * torch.randn(out.shape, generator=generator)
-    style = style + torch.from_numpy(rng.normal(0, 0.02, style.shape).astype(np.float32))
+    noise = rng.normal(0, STYLE_NOISE, style.shape).astype(np.float32)
+    style = style + torch.from_numpy(noise)
     out = out.clamp_(0, 10) * presence
     return torch.cat([out, presence.float()]), style.clamp(0, 10)
 

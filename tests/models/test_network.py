@@ -1,5 +1,7 @@
 """The network sees what it says it sees, and nothing else."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -48,6 +50,12 @@ def test_the_style_of_a_contrast_that_is_there_matters(network):
     absent = other.clone()
     absent[0, 1] = torch.nan
     assert torch.isfinite(network(x, absent)[0]).all()
+
+
+def test_a_network_without_style_does_not_look_at_it():
+    network = PatchRegressor(replace(SMALL, style=0))
+    x = _input(8)
+    torch.testing.assert_close(network(x, STYLE), network(x, 2 * STYLE))
 
 
 def test_each_block_has_its_own_style(network):

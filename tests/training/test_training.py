@@ -107,6 +107,19 @@ def test_a_failure_while_drawing_ahead_is_not_lost():
         list(draw_ahead(lambda step: 1 // (2 - step), range(5), 2))
 
 
+def test_a_cohort_of_one_scanner_is_shown_as_it_is(people):
+    """Same slices, fields of view and masks: only gain, gamma, shading and noise vary."""
+    sampling = Sampling(foreign=False, drop=False, block=8, batch=8)
+    for step in range(20):
+        x = _draw(people, sampling, 0, step).x
+        shown = x[:, len(INPUTS) :]
+        # T1w and T2w are everywhere in the brain and nowhere else.
+        assert (shown[:, 0] == shown[:, 1]).all()
+    foreign = replace(sampling, foreign=True)
+    drawn = [_draw(people, foreign, 0, step).x for step in range(20)]
+    assert any((x[:, len(INPUTS)] != x[:, len(INPUTS) + 1]).any() for x in drawn)
+
+
 def test_people_are_normalised_and_their_places_are_where_they_say(people):
     person = people[0]
     assert np.median(person.values[5][(person.depth > 2) & (person.depth < 6)]) == pytest.approx(
@@ -150,9 +163,7 @@ def test_every_subset_of_the_contrasts_occurs_and_never_none():
     assert seen == set(itertools.product([False, True], repeat=5)) - {(False,) * 5}
 
 
-def test_lesions_are_sampled_more_often_than_they_are(people, monkeypatch):
-    monkeypatch.setattr('bids_flair.training.corpus.IMPLANTED', 0.0)
-
+def test_lesions_are_sampled_more_often_than_they_are(people):
     def share(lesion: float) -> float:
         sampling = Sampling(block=8, batch=2, lesion=lesion, border=0.0)
         weights = torch.cat([
