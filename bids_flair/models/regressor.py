@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from bids_flair.models.familiarity import Familiarity
 
 # Of every contrast's values over the brain: what tells one protocol from another.
-STYLE_QUANTILES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
+STYLE_QUANTILES = (0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95)
 # The interval that is predicted around the mean.
 LOW, HIGH = 0.05, 0.95
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from scipy.interpolate import BSpline, make_interp_spline
 
@@ -26,6 +28,7 @@ def smooth_field(
     return field / np.float32(_SPLINE_SD**3)
 
 
+@lru_cache(maxsize=256)
 def _spline_basis(length: int, spacing: float) -> np.ndarray:
     count = int(np.ceil(length / spacing)) + 3
     knots = np.arange(-3, count + 1, dtype=float)
@@ -37,7 +40,9 @@ def apply_along(matrix: np.ndarray, volume: np.ndarray, axis: int) -> np.ndarray
     """Multiply every line of a three-dimensional `volume` along `axis` by `matrix`."""
     if axis == 0:
         return (matrix @ volume.reshape(len(volume), -1)).reshape(-1, *volume.shape[1:])
-    return matrix @ volume if axis == 1 else volume @ matrix.T
+    if axis == 1:
+        return matrix @ volume
+    return (volume.reshape(-1, volume.shape[-1]) @ matrix.T).reshape(*volume.shape[:-1], -1)
 
 
 def sampling(length: int, voxel_mm: float, spacing_mm: float, phase: float = 0.0) -> np.ndarray:

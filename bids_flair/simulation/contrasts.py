@@ -74,17 +74,28 @@ def draw_variation(
     numpy.ndarray
         float32, (2, *shape): relative deviation of T1 and of T2.
     """
-    together = rng.uniform(0.4, 0.9)
-    t1, t2 = rng.uniform(0.015, 0.045), rng.uniform(0.012, 0.036)
+    mixing = _draw_mixing(rng)
     variation = np.zeros((2, *shape), np.float32)
     for scale in SCALES_MM:
         if scale < voxel_mm:
             continue
-        both, rest = (artefacts.smooth_field(rng, shape, scale / voxel_mm) for _ in range(2))
-        variation[0] += np.float32(t1) * both
-        variation[1] += np.float32(t2 * together) * both
-        variation[1] += np.float32(t2 * np.sqrt(1 - together**2)) * rest
+        fields = [artefacts.smooth_field(rng, shape, scale / voxel_mm) for _ in range(2)]
+        for k in range(2):
+            variation[k] += mixing[k, 0] * fields[0] + mixing[k, 1] * fields[1]
     return variation
+
+
+def draw_variation_apart(rng: np.random.Generator, count: int) -> np.ndarray:
+    """The same in voxels far from each other: float32, (2, count)."""
+    mixing = _draw_mixing(rng) * np.float32(np.sqrt(len(SCALES_MM)))
+    return mixing @ rng.standard_normal((2, count), np.float32)
+
+
+def _draw_mixing(rng: np.random.Generator) -> np.ndarray:
+    """How T1 (first row) and T2 follow what varies of both, and of T2 alone: float32, (2, 2)."""
+    together = rng.uniform(0.4, 0.9)
+    t1, t2 = rng.uniform(0.015, 0.045), rng.uniform(0.012, 0.036)
+    return np.array([[t1, 0], [t2 * together, t2 * np.sqrt(1 - together**2)]], np.float32)
 
 
 def weighted_signal(
@@ -141,12 +152,12 @@ def draw_scans(
 ) -> dict[str, Scan]:
     """Draw the protocol of one site: T1w (the reference, in place), T2w and FLAIR."""
     t1w = physics.draw_t1w(rng, field)
-    spin_echo = isinstance(t1w, physics.SpinEcho)
+    t1w_thick = not isinstance(t1w, physics.Mprage) and rng.random() < 0.8
     # Where one of T2w and FLAIR is of thick slices, the other mostly is.
     t2w_thick = rng.random() < 0.55
     flair_thick = rng.random() < (0.8 if t2w_thick else 0.25)
     return {
-        'T1w': Scan(t1w, draw_spacing(rng, spin_echo), rng.uniform(20, 60), _residual(rng)),
+        'T1w': Scan(t1w, draw_spacing(rng, t1w_thick), rng.uniform(20, 60), _residual(rng)),
         'T2w': Scan(
             physics.draw_t2w(rng, t2w_thick),
             draw_spacing(rng, t2w_thick),

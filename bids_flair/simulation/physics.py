@@ -229,10 +229,11 @@ class Mprage:
 
 
 @dataclass(frozen=True)
-class Flair:
-    """Inversion recovery with a (fast) spin-echo readout of length `train`.
+class InversionRecovery:
+    """Inversion recovery with a (fast) spin-echo readout of length `train`: FLAIR, some T1w.
 
-    ``PD (1 - 2 exp(-TI/T1) + exp(-(TR - train)/T1)) exp(-TE/T2)``, signed.
+    ``PD (1 - (1 + e) exp(-TI/T1) + e exp(-(TR - train)/T1)) exp(-TE/T2)``, signed; `e` is the
+    `efficiency` of the inversion.
     """
 
     tr: float
@@ -240,15 +241,16 @@ class Flair:
     ti: float
     train: float = 0.0
     mt: float = 0.0
+    efficiency: float = 1.0
 
     def signal(self, tissue: Tissue) -> float:
-        recovered = 1 - 2 * np.exp(-self.ti / tissue.t1)
-        recovered += np.exp(-(self.tr - self.train) / tissue.t1)
+        recovered = 1 - (1 + self.efficiency) * np.exp(-self.ti / tissue.t1)
+        recovered += self.efficiency * np.exp(-(self.tr - self.train) / tissue.t1)
         return _visible(tissue, self.mt) * recovered * np.exp(-self.te / tissue.t2)
 
 
 def null_inversion_time(t1: float, tr: float, train: float = 0.0) -> float:
-    """Inversion time (ms) at which `Flair` nulls a compartment of the given T1."""
+    """Inversion time (ms) at which `InversionRecovery` nulls a compartment of the given T1."""
     return t1 * (np.log(2) - np.log1p(np.exp(-(tr - train) / t1)))
 
 
@@ -293,10 +295,12 @@ def axial_tensor(md: float, fa: float) -> tuple[float, float]:
 
 
 def draw_t1w(rng: np.random.Generator, field: float) -> Sequence:
-    """Draw a T1w protocol: inversion-prepared, spoiled gradient echo or spin echo."""
-    kind = rng.choice(['mprage', 'gradient', 'spin'], p=[0.55, 0.15, 0.3])
+    """Draw a T1w protocol: gradient echoes, inversion-prepared or spoiled, or spin echoes."""
+    kind = rng.choice(['mprage', 'gradient', 'inversion', 'spin'], p=[0.45, 0.15, 0.15, 0.25])
     if kind == 'mprage':
         return draw_mprage(rng)
+    if kind == 'inversion':
+        return draw_t1_inversion(rng)
     if kind == 'gradient':
         return SpoiledGradientEcho(
             tr=rng.uniform(9, 28), te=rng.uniform(2, 5), flip=rng.uniform(16, 30)
@@ -305,6 +309,18 @@ def draw_t1w(rng: np.random.Generator, field: float) -> Sequence:
         tr=rng.uniform(400, 620) * (1 if field < 2 else 1.1),
         te=rng.uniform(8, 16),
         mt=rng.uniform(0.0, 0.25),
+    )
+
+
+def draw_t1_inversion(rng: np.random.Generator) -> InversionRecovery:
+    """Draw a T1w inversion-recovery fast spin echo (TIRM, "T1 FLAIR"): fluid near its null."""
+    return InversionRecovery(
+        tr=rng.uniform(1900, 2700),
+        te=rng.uniform(8, 24),
+        ti=rng.uniform(780, 1000),
+        train=rng.uniform(50, 120),
+        mt=rng.uniform(0.1, 0.35),
+        efficiency=rng.uniform(0.75, 1.0),
     )
 
 
@@ -330,7 +346,9 @@ def draw_t2w(rng: np.random.Generator, thick: bool) -> SpinEcho:
     return SpinEcho(rng.uniform(2500, 3600), rng.uniform(80, 130), rng.uniform(250, 600))
 
 
-def draw_flair(rng: np.random.Generator, tissues: Mapping[str, Tissue], *, thick: bool) -> Flair:
+def draw_flair(
+    rng: np.random.Generator, tissues: Mapping[str, Tissue], *, thick: bool
+) -> InversionRecovery:
     """Draw a FLAIR protocol, 2D (`thick`) or 3D, as a radiographer would keep it.
 
     Of a few dozen candidates, the first in which cortex is brighter than white matter, lesions
@@ -340,7 +358,7 @@ def draw_flair(rng: np.random.Generator, tissues: Mapping[str, Tissue], *, thick
     return min(candidates, key=lambda sequence: _implausible(sequence, tissues))
 
 
-def _implausible(sequence: Flair, tissues: Mapping[str, Tissue]) -> float:
+def _implausible(sequence: InversionRecovery, tissues: Mapping[str, Tissue]) -> float:
     """How far a FLAIR's contrast is from what real ones show; 0 where it is within their range."""
     white = sequence.signal(tissues['white'])
     cortex, lesion, fluid = (
@@ -351,7 +369,7 @@ def _implausible(sequence: Flair, tissues: Mapping[str, Tissue]) -> float:
     return sum(max(0.0, float(amount)) for amount in short)
 
 
-def _any_flair(rng: np.random.Generator, thick: bool) -> Flair:
+def _any_flair(rng: np.random.Generator, thick: bool) -> InversionRecovery:
     if thick:
         tr, train, te = rng.uniform(8000, 11000), rng.uniform(150, 300), rng.uniform(90, 140)
         mt = rng.uniform(0.1, 0.35)
@@ -359,7 +377,7 @@ def _any_flair(rng: np.random.Generator, thick: bool) -> Flair:
         tr, train, te = rng.uniform(4800, 8000), rng.uniform(400, 700), rng.uniform(110, 170)
         mt = rng.uniform(0.1, 0.35)
     ti = null_inversion_time(4265.0, tr, train) * rng.uniform(0.97, 1.02)
-    return Flair(tr, te, ti, train, mt)
+    return InversionRecovery(tr, te, ti, train, mt)
 
 
 def draw_epi(rng: np.random.Generator) -> SpinEcho:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 import bids_flair
 from bids_flair.models.familiarity import Familiarity
@@ -34,6 +35,8 @@ def main() -> None:
     args = _parser().parse_args()
     logging.basicConfig(level=logging.INFO, format='%(asctime)s %(message)s')
     torch.set_num_threads(args.threads)
+    # NumPy's own threads would wait for each other on the small matrices of the simulator.
+    threadpool_limits(1, 'blas')
     args.out.mkdir(parents=True, exist_ok=True)
     cache = args.cache or args.out / 'people'
     datasets = [[open_case(case, cache) for case in find_cases(data)] for data in args.data]

@@ -252,7 +252,7 @@ def _fit_default(
 def _sampling(plan: Plan) -> Sampling:
     """Blocks of a cohort as its own scanner shows them."""
     drop = not plan.every_input
-    return Sampling(target=plan.target, real=1.0, batch=plan.batch, drop=drop, foreign=False)
+    return Sampling(target=plan.target, real=1.0, batch=plan.batch, drop=drop, foreign=0.0)
 
 
 def _inputs_of(person: Person, inputs: Sequence[str]) -> tuple[str, ...]:

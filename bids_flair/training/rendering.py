@@ -80,18 +80,22 @@ class SimulatedPerson:
     def draw_sample(
         self, rng: np.random.Generator, *, foreign: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The sample as a site shows it, and its depth."""
-        site = draw_site(rng)
+        """The sample as a site of its own shows it, and its depth."""
+        return self._sample_at(rng, draw_site(rng)), self.sample[:, -1]
+
+    def _sample_at(self, rng: np.random.Generator, site: Site) -> np.ndarray:
+        """With texture, shading and noise, without which its quantiles would be like no scan's."""
         sample = np.zeros((len(self.sample), len(CONTRASTS)), np.float32)
+        fractions = self.sample[:, : len(TISSUES)]
+        t1, t2 = contrasts.draw_variation_apart(rng, len(sample))
         for name, scan in site.scans.items():
-            signals = _signals(scan.sequence, site.tissues)[0]
-            sample[:, CONTRASTS.index(name)] = self._shown(signals)
+            plain, by_t1, by_t2 = (fractions @ _signals(scan.sequence, site.tissues).T).T
+            signal = plain + t1 * by_t1 + t2 * by_t2
+            signal *= np.exp(scan.shading * rng.standard_normal(len(sample), np.float32))
+            sample[:, CONTRASTS.index(name)] = artefacts.rician(rng, signal, 1 / scan.snr)
         first = CONTRASTS.index(DIFFUSION[0])
         sample[:, first : first + len(DIFFUSION)] = self.sample[:, len(TISSUES) : -1]
-        return sample, self.sample[:, -1]
-
-    def _shown(self, signals: np.ndarray) -> np.ndarray:
-        return np.abs(self.sample[:, : len(TISSUES)] @ signals)
+        return sample
 
     def whole(self, rng: np.random.Generator, site: Site) -> Cut:
         """Scan the whole person at one site."""
@@ -106,7 +110,6 @@ class SimulatedPerson:
         fractions = fractions.reshape(len(TISSUES), -1)
         here = fractions.any(1)
         fractions = fractions[here].astype(np.float32) / 255
-        sample = np.zeros((len(self.sample), len(CONTRASTS)), np.float32)
         values = np.zeros((len(CONTRASTS), *shape), np.float32)
         variation = contrasts.draw_variation(rng, whole, 1.0).reshape(2, -1)
         signals = np.stack([_signals(s.sequence, site.tissues) for s in site.scans.values()])
@@ -120,14 +123,13 @@ class SimulatedPerson:
             shift = (0.0, 0.0, 0.0) if name == 'FLAIR' else scan.shift_mm
             image = artefacts.acquire(rng, signal, 1.0, scan.spacing_mm, 1 / scan.snr, shift)
             values[i] = image[REACH:-REACH, REACH:-REACH, REACH:-REACH]
-            sample[:, i] = self._shown(signals[k, 0])
         for k, name in enumerate(DIFFUSION):
             i = CONTRASTS.index(name)
             values[i] = cut_box(self.diffusion[k], corner, shape)
-            sample[:, i] = self.sample[:, len(TISSUES) + k]
         depth = cut_box(self.depth, corner, shape, -8)
         presence = np.repeat((depth > -RIM_MM)[None], len(CONTRASTS), 0)
         kind = cut_box(self.kind, corner, shape)
+        sample = self._sample_at(rng, site)
         return Cut(values * presence, presence, depth, kind, sample, self.sample[:, -1])
 
 
@@ -191,4 +193,6 @@ def read_head(folder: Path) -> SimulatedPerson:
 
 def _signals(sequence: PulseSequence, tissues: dict[str, Tissue]) -> np.ndarray:
     """`physics.expansion` in units of white matter: (3, tissues)."""
-    return physics.expansion(sequence, tissues) / abs(sequence.signal(tissues['white']))
+    return physics.expansion(sequence, tissues) / np.float32(
+        abs(sequence.signal(tissues['white']))
+    )

@@ -25,6 +25,10 @@ ANATOMICAL = ('T1w', 'T2w', 'FLAIR')
 QUANTITATIVE = ('MD', 'FA')
 LESION_WEIGHT = 4.0
 STYLE_NOISE = 0.02
+# Spread of the exponent by which bright voxels are more frequent than dark ones.
+COMPOSITION = 1.0
+# How much of the changes of contrast, shading and noise a block gets that is not foreign.
+AT_HOME = 0.4
 # Where a brain mask may end: so deep, in mm.
 EDGES = (-3, -2, -1, 0, 0, 0, 0, 1)
 
@@ -35,13 +39,14 @@ class Sampling:
 
     ``real`` is the share of blocks from real people; ``lesion`` and ``border`` are the shares of
     blocks centred on a lesion or on a border of fluid. ``target`` is the contrast to predict;
-    with ``drop``, a network learns to do with any subset of its inputs; with ``foreign``, with
-    other protocols, slices, fields of view and brain masks than those of the people at hand.
+    with ``drop``, a network learns to do with any subset of its inputs; ``foreign`` is the share
+    of blocks shown as other protocols, slices, fields of view and brain masks than those of the
+    people at hand would have shown them.
     """
 
     target: str = 'FLAIR'
     drop: bool = True
-    foreign: bool = True
+    foreign: float = 0.5
     block: int = 16
     batch: int = 4
     real: float = 0.5
@@ -120,8 +125,10 @@ def draw_styles(
     styles = []
     for _ in range(count):
         person = draw_person(rng, real, simulated, sampling)
-        sample, depth = person.draw_sample(rng, foreign=sampling.foreign)
-        values = sample[depth > _draw_edge(rng, sampling)][:, chosen].astype(float)
+        foreign = rng.random() < sampling.foreign
+        sample, depth = person.draw_sample(rng, foreign=foreign)
+        inside = depth > _draw_edge(rng, foreign=foreign)
+        values = draw_composition(rng, sample[inside][:, chosen]).astype(float)
         absent = ~values.any(0)
         styles.append(np.quantile(values, STYLE_QUANTILES, axis=0).T)
         styles[-1][absent] = np.nan
@@ -152,23 +159,24 @@ def _draw_block(
     corner = _draw_centre(rng, person, sampling) - sampling.block // 2
     corner = corner + rng.integers(-8, 9, 3)
     size = sampling.block + 2 * halo
-    cut = person.cut(rng, corner - halo, size, foreign=sampling.foreign)
+    foreign = rng.random() < sampling.foreign
+    cut = person.cut(rng, corner - halo, size, foreign=foreign)
     values, presence, depth, kind = (
         torch.from_numpy(a) for a in (cut.values, cut.presence, cut.depth, cut.kind)
     )
     if rng.random() < 0.5:
         values, presence, depth, kind = (a.flip(-3) for a in (values, presence, depth, kind))
-    deeper_than = _draw_edge(rng, sampling)
+    deeper_than = _draw_edge(rng, foreign=foreign)
     presence = presence & (depth > deeper_than)
-    sample = torch.from_numpy(cut.sample[cut.sample_depth > deeper_than].T[chosen])
+    sample = draw_composition(rng, cut.sample[cut.sample_depth > deeper_than][:, chosen])
     x, style = augment(
         rng,
         architecture.inputs,
         values[chosen],
         presence[chosen],
-        sample,
+        torch.from_numpy(sample.T.copy()),
         drop=sampling.drop,
-        foreign=sampling.foreign,
+        foreign=foreign,
     )
     inner = (..., *(slice(halo, size - halo),) * 3)
     keep = presence[target][inner] & x[len(chosen) :][inner].any(0)
@@ -176,8 +184,8 @@ def _draw_block(
     return x, style, keep, values[target][inner], weight
 
 
-def _draw_edge(rng: np.random.Generator, sampling: Sampling) -> int:
-    return rng.choice(EDGES) if sampling.foreign else 0
+def _draw_edge(rng: np.random.Generator, *, foreign: bool) -> int:
+    return rng.choice(EDGES) if foreign else 0
 
 
 def _draw_centre(
@@ -188,6 +196,18 @@ def _draw_centre(
     kinds = (LESION, BRIGHT, ORDINARY) if kind == LESION else (kind, ORDINARY)
     places = next(person.places[k] for k in kinds if len(person.places.get(k, ())))
     return places[rng.integers(len(places))].astype(int)
+
+
+def draw_composition(rng: np.random.Generator, sample: np.ndarray) -> np.ndarray:
+    """Voxels (n, C) of a brain with more, or less, of what is bright in one of its contrasts.
+
+    Quantiles over a brain tell its protocol, and how much fluid it holds as well; those of a few
+    brains would be taken for their protocol's.
+    """
+    contrast = sample[:, rng.choice(np.flatnonzero(sample.any(0)))]
+    rank = np.argsort(np.argsort(contrast)) / len(contrast)
+    odds = np.exp(rng.normal(0, COMPOSITION) * (2 * rank - 1))
+    return sample[np.searchsorted(np.cumsum(odds / odds.sum()), rng.random(len(sample) // 2))]
 
 
 def augment(
@@ -215,7 +235,7 @@ def augment(
     drop : bool
         Whether to leave contrasts out.
     foreign : bool
-        Whether to cut coverage and thicken slices.
+        Whether to cut coverage, thicken slices, and change contrast and noise by much.
 
     Returns
     -------
@@ -229,6 +249,7 @@ def augment(
         presence = _cut_coverage(rng, presence)
     if drop:
         presence = _drop_contrasts(rng, names, presence)
+    strength = 1.0 if foreign else AT_HOME
     out = torch.zeros_like(values)
     style = torch.full((len(names), len(STYLE_QUANTILES)), torch.nan)
     for i, name in enumerate(names):
@@ -237,14 +258,15 @@ def augment(
         value = values[i] * presence[i]
         if foreign and rng.random() < 0.2:
             value = _thick_slices(rng, value, presence[i])
-        contrast = _contrast(rng, name)
+        contrast = _contrast(rng, name, strength)
         value = contrast(value)
         style[i] = torch.quantile(contrast(sample[i]), torch.tensor(STYLE_QUANTILES))
         if name not in QUANTITATIVE:
-            value = value * _shading(rng, value.shape)
+            value = value * _shading(rng, value.shape, strength)
         out[i] = value
-    if rng.random() < 0.6:
-        sigma = torch.from_numpy(rng.uniform(0, 0.05, (len(names), 1, 1, 1)).astype(np.float32))
+    if rng.random() < 0.6 * strength:
+        most = rng.uniform(0, 0.05, (len(names), 1, 1, 1))
+        sigma = torch.from_numpy(most.astype(np.float32))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         out += sigma * torch.randn(out.shape, generator=generator)
     noise = rng.normal(0, STYLE_NOISE, style.shape).astype(np.float32)
@@ -286,13 +308,13 @@ def _cut_coverage(rng: np.random.Generator, presence: Tensor) -> Tensor:
     return others if (others.any(0) == presence.any(0)).all() else presence
 
 
-def _contrast(rng: np.random.Generator, name: str) -> Callable[[Tensor], Tensor]:
+def _contrast(rng: np.random.Generator, name: str, strength: float) -> Callable[[Tensor], Tensor]:
     """Gain and gamma around white matter (1); T1w now and then with little contrast left."""
-    gain = float(np.exp(rng.normal(0, 0.04)))
+    gain = float(np.exp(rng.normal(0, 0.04 * strength)))
     if name in QUANTITATIVE:
         return lambda value: value * gain
-    gamma = float(np.exp(rng.normal(0, 0.08)))
-    flat = name == 'T1w' and rng.random() < 0.1
+    gamma = float(np.exp(rng.normal(0, 0.08 * strength)))
+    flat = name == 'T1w' and rng.random() < 0.1 * strength
     slope = float(rng.uniform(0.35, 1.0)) if flat else 1.0
     return lambda value: (1 + (value.clamp_min(0) ** gamma - 1) * slope) * gain
 
@@ -311,8 +333,8 @@ def _thick_slices(rng: np.random.Generator, value: Tensor, presence: Tensor) -> 
     return fine[0] / fine[1].clamp_min(1e-3)
 
 
-def _shading(rng: np.random.Generator, shape: torch.Size) -> Tensor:
+def _shading(rng: np.random.Generator, shape: torch.Size, strength: float) -> Tensor:
     """A smooth factor around 1, as bias correction leaves behind."""
-    coarse = rng.normal(0, rng.uniform(0, 0.08), (1, 1, 3, 3, 3)).astype(np.float32)
+    coarse = rng.normal(0, rng.uniform(0, 0.08 * strength), (1, 1, 3, 3, 3)).astype(np.float32)
     field = F.interpolate(torch.from_numpy(coarse), size=shape, mode='trilinear')[0, 0]
     return field.exp()

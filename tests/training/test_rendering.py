@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bids_flair.models.normalisation import CONTRASTS
+from bids_flair.models.regressor import STYLE_QUANTILES
 from bids_flair.training.corpus import BORDER, LESION
 from bids_flair.training.rendering import draw_site, prepare_head, read_head
 
@@ -54,11 +55,12 @@ def test_places_are_of_their_kind(person):
 
 
 def test_the_sample_stands_for_the_whole(person):
-    """The style that training sees is the style of the scan."""
-    rng = np.random.default_rng(4)
-    cut = person.whole(rng, draw_site(rng))
-    inside = cut.depth > 0
-    for i in (0, 1):
-        whole = np.quantile(cut.values[i][inside], (0.1, 0.5, 0.9))
-        sample = np.quantile(cut.sample[cut.sample_depth > 0, i], (0.1, 0.5, 0.9))
-        np.testing.assert_allclose(sample, whole, rtol=0.12, atol=0.05)
+    """The style that training sees is the style of the scan, to its darkest voxels."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        cut = person.whole(rng, draw_site(rng))
+        inside = cut.depth > 0
+        for i in (0, 1):
+            whole = np.quantile(cut.values[i][inside], STYLE_QUANTILES)
+            sample = np.quantile(cut.sample[cut.sample_depth > 0, i], STYLE_QUANTILES)
+            np.testing.assert_allclose(sample, whole, rtol=0.08, atol=0.04)

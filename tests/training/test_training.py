@@ -35,6 +35,7 @@ from bids_flair.training.sampling import (
     augment,
     draw_ahead,
     draw_batch,
+    draw_composition,
     draw_person,
     draw_styles,
 )
@@ -109,15 +110,25 @@ def test_a_failure_while_drawing_ahead_is_not_lost():
 
 def test_a_cohort_of_one_scanner_is_shown_as_it_is(people):
     """Same slices, fields of view and masks: only gain, gamma, shading and noise vary."""
-    sampling = Sampling(foreign=False, drop=False, block=8, batch=8)
+    sampling = Sampling(foreign=0.0, drop=False, block=8, batch=8)
     for step in range(20):
         x = _draw(people, sampling, 0, step).x
         shown = x[:, len(INPUTS) :]
         # T1w and T2w are everywhere in the brain and nowhere else.
         assert (shown[:, 0] == shown[:, 1]).all()
-    foreign = replace(sampling, foreign=True)
+    foreign = replace(sampling, foreign=1.0)
     drawn = [_draw(people, foreign, 0, step).x for step in range(20)]
     assert any((x[:, len(INPUTS)] != x[:, len(INPUTS) + 1]).any() for x in drawn)
+
+
+def test_the_composition_of_a_sample_varies_around_what_it_was():
+    rng = np.random.default_rng(0)
+    sample = np.where(rng.random((2000, 2)) < 0.2, 3.0, 1.0).astype(np.float32)
+    sample[:, 1] = 0
+    bright = [(draw_composition(rng, sample)[:, 0] == 3).mean() for _ in range(200)]
+    assert np.median(bright) == pytest.approx(0.2, abs=0.05)
+    assert np.quantile(bright, 0.1) < 0.14
+    assert np.quantile(bright, 0.9) > 0.26
 
 
 def test_people_are_normalised_and_their_places_are_where_they_say(people):
