@@ -34,7 +34,7 @@ from bids_flair.scoring import score
 from bids_flair.training.build_a_flair import (
     Recipe,
     brain_of,
-    patches_of,
+    draw_voxels,
     predict_voxels,
     train_paper,
 )
@@ -236,7 +236,7 @@ def _fit_regression(task: Task, regression) -> Predictor:
     """Fit a scikit-learn regression on voxels of every person alike."""
     rng = np.random.default_rng(task.seed)
     each = math.ceil(REGRESSION_VOXELS / len(task.trained))
-    drawn = [patches_of(cut, task.contrasts).draw(rng, each) for cut in task.trained]
+    drawn = [draw_voxels(rng, cut, task.contrasts, 'FLAIR', each) for cut in task.trained]
     patches, flair = (np.concatenate(part) for part in zip(*drawn, strict=True))
     regression.fit(patches, flair)
     return lambda cut: predict_voxels(regression.predict, cut, task.contrasts)

@@ -49,6 +49,7 @@ def main() -> None:
         steps=args.steps,
         seed=args.seed,
         learning_rate=args.learning_rate,
+        structure=args.structure,
         architecture=start.network.architecture if start else Architecture(),
         sampling=Sampling(real=args.real),
     )
@@ -103,6 +104,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add('--steps', type=int, default=8000, help='length of the schedule (default: %(default)s)')
     add('--learning-rate', type=float, default=3e-3, help='largest one (default: %(default)s)')
+    add(
+        '--structure',
+        type=float,
+        default=Training.structure,
+        help='weight of 1 - SSIM in the loss (default: %(default)s)',
+    )
     add('--start', help='model to begin with, name or path (default: random weights)')
     add('--minutes', type=float, default=math.inf, help='stop then; the same call goes on')
     add('--threads', type=int, default=1)
