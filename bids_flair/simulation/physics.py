@@ -93,8 +93,8 @@ _RANGES = {
         'cortex': Range((960, 1240), (86, 102), (0.77, 0.85), (0.82, 1.05), (0.10, 0.18), 0.6),
         'deep': Range((820, 1020), (76, 90), (0.75, 0.82), (0.74, 0.88), (0.15, 0.28), 0.75),
         'pallidum': Range((720, 860), (55, 70), (0.70, 0.76), (0.76, 0.88), (0.2, 0.35), 0.9),
-        'lesion': Range((880, 1500), (92, 125), (0.74, 0.86), (0.95, 1.5), (0.15, 0.30), 0.35),
-        'oedema': Range((1200, 2200), (105, 160), (0.78, 0.9), (1.2, 1.8), (0.10, 0.25), 0.25),
+        'lesion': Range((850, 1250), (92, 125), (0.74, 0.86), (0.95, 1.5), (0.15, 0.30), 0.35),
+        'oedema': Range((1050, 1550), (105, 160), (0.78, 0.9), (1.2, 1.8), (0.10, 0.25), 0.25),
         'tumour': Range((1100, 1700), (92, 140), (0.78, 0.9), (1.0, 1.5), (0.08, 0.2), 0.4),
         'necrosis': Range((2000, 3600), (200, 700), (0.9, 1.0), (1.6, 2.5), (0.03, 0.1), 0.05),
     },
@@ -105,8 +105,8 @@ _RANGES = {
         'cortex': Range((1180, 1430), (74, 90), (0.77, 0.85), (0.82, 1.05), (0.10, 0.18), 0.6),
         'deep': Range((1020, 1220), (62, 76), (0.75, 0.82), (0.74, 0.88), (0.15, 0.28), 0.75),
         'pallidum': Range((900, 1080), (42, 56), (0.70, 0.76), (0.76, 0.88), (0.2, 0.35), 0.9),
-        'lesion': Range((1100, 1800), (78, 112), (0.74, 0.86), (0.95, 1.5), (0.15, 0.30), 0.35),
-        'oedema': Range((1400, 2400), (92, 140), (0.78, 0.9), (1.2, 1.8), (0.10, 0.25), 0.25),
+        'lesion': Range((1050, 1550), (78, 112), (0.74, 0.86), (0.95, 1.5), (0.15, 0.30), 0.35),
+        'oedema': Range((1250, 1900), (92, 140), (0.78, 0.9), (1.2, 1.8), (0.10, 0.25), 0.25),
         'tumour': Range((1300, 1900), (78, 122), (0.78, 0.9), (1.0, 1.5), (0.08, 0.2), 0.4),
         'necrosis': Range((2200, 3700), (180, 600), (0.9, 1.0), (1.6, 2.5), (0.03, 0.1), 0.05),
     },
@@ -120,9 +120,9 @@ _T2_OF_WHITE = {
     'cortex': (1.05, 1.19),
     'deep': (0.94, 1.05),
     'pallidum': (0.72, 0.88),
-    'lesion': (1.15, 1.50),
+    'lesion': (1.20, 1.55),
     'tumour': (1.20, 1.75),
-    'oedema': (1.30, 1.90),
+    'oedema': (1.30, 1.85),
 }
 
 
@@ -361,11 +361,11 @@ def draw_flair(
 def _implausible(sequence: InversionRecovery, tissues: Mapping[str, Tissue]) -> float:
     """How far a FLAIR's contrast is from what real ones show; 0 where it is within their range."""
     white = sequence.signal(tissues['white'])
-    cortex, lesion, fluid = (
-        sequence.signal(tissues[name]) / white for name in ('cortex', 'lesion', 'ventricle')
-    )
-    faint, glaring = max(1.25, cortex + 0.1) - lesion, lesion - 1.8
-    short = (1.12 - cortex, cortex - 1.45, faint, glaring, abs(fluid) - 0.3)
+    cortex, fluid = (sequence.signal(tissues[name]) / white for name in ('cortex', 'ventricle'))
+    short = [1.12 - cortex, cortex - 1.45, abs(fluid) - 0.3]
+    for name in ('lesion', 'oedema'):
+        shown = sequence.signal(tissues[name]) / white
+        short += [max(1.25, cortex + 0.1) - shown, shown - 1.8]
     return sum(max(0.0, float(amount)) for amount in short)
 
 

@@ -43,7 +43,7 @@ class Training:
     steps: int = 1500
     seed: int = 0
     learning_rate: float = 3e-3
-    structure: float = 0.4
+    structure: float = 0.5
     patience: int | None = None
     architecture: Architecture = field(default_factory=Architecture)
     sampling: Sampling = field(default_factory=Sampling)

@@ -37,6 +37,7 @@ from bids_flair.training.corpus import (
 REACH = 6
 FLUID = [TISSUES.index('ventricle'), TISSUES.index('sulcus')]
 DIFFUSION = ('MD', 'FA', 'S0')
+SHARP, STILL = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,10 @@ class SimulatedPerson:
             i = CONTRASTS.index(name)
             plain, by_t1, by_t2 = parts[k]
             signal = (plain + by_t1 * variation[0] + by_t2 * variation[1]).reshape(whole)
-            # A target that has moved teaches nothing but blur.
-            shift = (0.0, 0.0, 0.0) if name == 'FLAIR' else scan.shift_mm
-            image = artefacts.acquire(rng, signal, 1.0, scan.spacing_mm, 1 / scan.snr, shift)
+            # A target that has moved, or is of thick slices, teaches nothing but blur.
+            target = name == 'FLAIR'
+            spacing, shift = (SHARP, STILL) if target else (scan.spacing_mm, scan.shift_mm)
+            image = artefacts.acquire(rng, signal, 1.0, spacing, 1 / scan.snr, shift)
             values[i] = image[REACH:-REACH, REACH:-REACH, REACH:-REACH]
         for k, name in enumerate(DIFFUSION):
             i = CONTRASTS.index(name)
