@@ -18,7 +18,7 @@ from bids_flair.models.files import load_model, save_model
 from bids_flair.models.inference import pick_device
 from bids_flair.models.network import Architecture
 from bids_flair.training.cohort import find_cases
-from bids_flair.training.corpus import Person, describe, hash_person, open_case
+from bids_flair.training.corpus import Person, describe, hash_person, open_case, share_samples
 from bids_flair.training.evaluation import calibrate, evaluate, without_curves
 from bids_flair.training.fit import Training, fit
 from bids_flair.training.rendering import SimulatedPerson, draw_site, prepare_head, read_head
@@ -42,7 +42,7 @@ def main() -> None:
     datasets = [[open_case(case, cache) for case in find_cases(data)] for data in args.data]
     left_out = [p for people in datasets for p in people if _starts_with(p.name, args.leave_out)]
     real = [[p for p in people if p not in left_out] for people in datasets]
-    real = [people for people in real if people]
+    real = [share_samples(people) for people in real if people]
     simulated = _simulate(range(args.simulated), cache)
     start = load_model(args.start) if args.start else None
     training = Training(

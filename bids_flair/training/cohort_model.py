@@ -21,7 +21,7 @@ from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.models.paper import PaperArchitecture
 from bids_flair.models.regressor import Regressor
 from bids_flair.training.build_a_flair import Recipe, brain_of, train_paper
-from bids_flair.training.corpus import Person, hash_person
+from bids_flair.training.corpus import Person, hash_person, share_samples
 from bids_flair.training.distributed import ALONE, World
 from bids_flair.training.evaluation import calibrate, choose, evaluate, without_curves
 from bids_flair.training.fit import EPOCH_STEPS, Training, fit
@@ -111,7 +111,8 @@ def train_model(
         network, history = _fit_paper(plan, people, checkpoint, world)
     else:
         network, history = _fit_default(plan, people, checkpoint, device, start, world)
-    styles = draw_styles([people.training], [], _sampling(plan), plan.inputs, plan.seed, STYLES)
+    training = share_samples(people.training)
+    styles = draw_styles([training], [], _sampling(plan), plan.inputs, plan.seed, STYLES)
     network.remember(Familiarity.of(styles, np.random.default_rng(plan.seed)))
     calibration = _calibrate(network, plan, people.validation, device, start)
     scored = people.holdout or people.validation
@@ -237,7 +238,7 @@ def _fit_default(
         sampling=_sampling(plan),
     )
     fitted = fit(
-        [people.training],
+        [share_samples(people.training)],
         [],
         training,
         checkpoint,

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -234,6 +234,24 @@ def read_person(folder: Path, name: str = '') -> Person:
     """Open one person's volumes without reading them; the folder's name is the default one."""
     places = {k: np.load(folder / f'places{k}.npy') for k in KINDS}
     return Person(name or folder.name, folder, np.load(folder / 'sample.npy'), places)
+
+
+def share_samples(people: Sequence[Person]) -> list[Person]:
+    """Give all people of one scanner the voxels of all, from which a protocol is told.
+
+    Otherwise what differs between two people, such as how much fluid there is, passes for a
+    difference between protocols. Only people with the same contrasts are put together.
+    """
+    has = [tuple(person.sample.any(0)) for person in people]
+    pooled = {
+        contrasts: np.concatenate(
+            [person.sample for person, own in zip(people, has, strict=True) if own == contrasts]
+        )
+        for contrasts in set(has)
+    }
+    rng = np.random.default_rng(0)
+    drawn = {key: rng.permutation(sample)[:SAMPLE] for key, sample in pooled.items()}
+    return [replace(person, sample=drawn[own]) for person, own in zip(people, has, strict=True)]
 
 
 def hash_person(person: Person) -> str:

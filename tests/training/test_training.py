@@ -23,6 +23,7 @@ from bids_flair.training.corpus import (
     Person,
     open_case,
     read_person,
+    share_samples,
     t1w_curve,
     t2w_curve,
     write_arrays,
@@ -119,6 +120,17 @@ def test_a_cohort_of_one_scanner_is_shown_as_it_is(people):
     foreign = replace(sampling, foreign=1.0)
     drawn = [_draw(people, foreign, 0, step).x for step in range(20)]
     assert any((x[:, len(INPUTS)] != x[:, len(INPUTS) + 1]).any() for x in drawn)
+
+
+def test_people_of_one_scanner_share_what_tells_their_protocol(people):
+    shared = share_samples(people)
+    np.testing.assert_array_equal(shared[0].sample, shared[1].sample)
+    assert not np.array_equal(people[0].sample, people[1].sample)
+    # Nobody is given contrasts of somebody else.
+    bare = replace(people[1], sample=people[1].sample * [1, 0, 1, 1, 1, 1, 1])
+    alone = share_samples([people[0], bare])
+    assert not alone[1].sample[:, 1].any()
+    assert alone[0].sample[:, 1].any()
 
 
 def test_the_composition_of_a_sample_varies_around_what_it_was():
