@@ -4,7 +4,7 @@ import csv
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +106,13 @@ def train_model(
     """Train, score and write a model, or go on with what was begun in ``folder``."""
     checkpoint = folder / 'checkpoint' / 'state.bin'
     _remember_plan(plan, people, checkpoint.with_name('plan.json'))
+    people = replace(people, training=share_samples(people.training))
     start = load_model(plan.start) if plan.start else None
     if plan.recipe == 'build-a-flair':
         network, history = _fit_paper(plan, people, checkpoint, world)
     else:
         network, history = _fit_default(plan, people, checkpoint, device, start, world)
-    training = share_samples(people.training)
-    styles = draw_styles([training], [], _sampling(plan), plan.inputs, plan.seed, STYLES)
+    styles = draw_styles([people.training], [], _sampling(plan), plan.inputs, plan.seed, STYLES)
     network.remember(Familiarity.of(styles, np.random.default_rng(plan.seed)))
     calibration = _calibrate(network, plan, people.validation, device, start)
     scored = people.holdout or people.validation
@@ -238,7 +238,7 @@ def _fit_default(
         sampling=_sampling(plan),
     )
     fitted = fit(
-        [share_samples(people.training)],
+        [people.training],
         [],
         training,
         checkpoint,
