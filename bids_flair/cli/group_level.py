@@ -114,7 +114,7 @@ def _report(name: str, folder: Path, trained: dict[str, Trained], device: torch.
 
 
 def _plan(settings: Settings, inputs: tuple[str, ...]) -> Plan:
-    epochs, batch, rate = DEFAULTS['fine-tune' if settings.fine_tune else settings.recipe]
+    epochs, batch, rate = DEFAULTS[settings.recipe]
     return Plan(
         recipe=settings.recipe,
         inputs=inputs,

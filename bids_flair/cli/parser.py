@@ -204,7 +204,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         '--epochs',
         type=int,
         metavar='N',
-        help='length of the training (default: 40, of build-a-flair 500, with --fine-tune 15)',
+        help='length of the training (default: 40, of build-a-flair 500)',
     )
     group.add_argument(
         '--batch-size',
@@ -216,7 +216,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         '--learning-rate',
         type=float,
         metavar='RATE',
-        help='largest one (default: 3e-3, of build-a-flair 1e-4, with --fine-tune 1e-3)',
+        help='largest one (default: 3e-3, of build-a-flair 1e-4)',
     )
     group.add_argument(
         '--patience',
@@ -239,7 +239,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         '--fine-tune',
         metavar='NAME|PATH',
-        help='begin with the weights of this model, such as default',
+        help='train a specialist for your scanner that joins this model, such as default',
     )
     group.add_argument(
         '--compare',

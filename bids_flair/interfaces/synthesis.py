@@ -71,6 +71,7 @@ class SynthesizeFlair(SimpleInterface):
                 key: made.card[key] for key in ('name', 'version', 'sha256') if key in made.card
             },
             'OutOfDistributionScore': round(made.unfamiliarity, 2),
+            'NetworkShares': made.shares,
             'IntensityFactors': {name: float(value) for name, value in made.factors.items()},
             'Device': device,
             'Warnings': list(made.warnings),

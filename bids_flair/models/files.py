@@ -16,6 +16,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from bids_flair.errors import BidsFlairError, ExitCode
+from bids_flair.models.committee import Committee
 from bids_flair.models.network import Architecture, PatchRegressor
 from bids_flair.models.paper import PaperArchitecture, PaperNetwork
 from bids_flair.models.regressor import Regressor
@@ -32,7 +33,7 @@ class Model:
     """A network ready to predict, and its card."""
 
     name: str
-    network: Regressor
+    network: Regressor | Committee
     card: dict[str, Any]
 
 
@@ -81,7 +82,7 @@ def needs_every_input(model: Model) -> bool:
     return model.card.get('needs_every_input', False)
 
 
-def save_model(weights: Path, network: Regressor, card: Mapping[str, Any]) -> Model:
+def save_model(weights: Path, network: Regressor | Committee, card: Mapping[str, Any]) -> Model:
     """Write ``NAME.safetensors`` and ``NAME.json``, each whole or not at all.
 
     Parameters
@@ -89,14 +90,17 @@ def save_model(weights: Path, network: Regressor, card: Mapping[str, Any]) -> Mo
     weights : Path
         Ends in ``.safetensors``.
     card : mapping
-        What there is to say of the model; ``network``, ``architecture`` and ``sha256`` are added.
+        What there is to say of the model; ``network``, ``architecture``, ``specialists``,
+        ``abroad`` and ``sha256`` are added.
     """
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     content = save_tensors(state)
+    together = isinstance(network, Committee)
     full = {
         **card,
-        'network': type(network).__name__,
-        'architecture': asdict(network.architecture),
+        **_describe(network.generalist if together else network),
+        'specialists': [_describe(one) for one in network.specialists] if together else [],
+        'abroad': _describe(network.abroad) if together and network.abroad else None,
         'sha256': hashlib.sha256(content).hexdigest(),
     }
     weights.parent.mkdir(parents=True, exist_ok=True)
@@ -112,9 +116,23 @@ def replace_file(path: Path, content: bytes) -> None:
     part.replace(path)
 
 
-def _build(card: Mapping[str, Any]) -> Regressor:
-    network, architecture = NETWORKS[card['network']]
-    shape = card['architecture']
+def _describe(network: Regressor) -> dict[str, Any]:
+    return {
+        'network': type(network).__name__,
+        'architecture': asdict(network.architecture),
+    }
+
+
+def _build(card: Mapping[str, Any]) -> Regressor | Committee:
+    network = _build_one(card)
+    specialists = [_build_one(one) for one in card.get('specialists', [])]
+    abroad = _build_one(card['abroad']) if card.get('abroad') else None
+    return Committee(network, specialists, abroad) if specialists or abroad else network
+
+
+def _build_one(description: Mapping[str, Any]) -> Regressor:
+    network, architecture = NETWORKS[description['network']]
+    shape = description['architecture']
     return network(architecture(**shape | {'inputs': tuple(shape['inputs'])}))
 
 

@@ -20,7 +20,7 @@ from scipy.ndimage import (
 
 from bids_flair.models.files import Model, load_model, needs_every_input
 from bids_flair.models.normalisation import CONTRASTS, Normalised, normalise
-from bids_flair.models.regressor import STYLE_QUANTILES, Regressor
+from bids_flair.models.regressor import STYLE_QUANTILES, Predictor, Regressor, Voice
 
 LOGGER = logging.getLogger(__name__)
 TILE = 64
@@ -46,6 +46,9 @@ class Synthesis:
         Per contrast, what its values were divided by.
     unfamiliarity : float
         How far the inputs are from those of the training; above 1, nothing like them was seen.
+    shares : dict
+        What networks of each kind counted for in the brain: 'generalist', 'specialist' (who knows
+        the scanner), 'abroad' (where no specialist does).
     warnings : tuple of str
         What a person should look at.
     card : dict
@@ -58,6 +61,7 @@ class Synthesis:
     std: nib.Nifti1Image
     factors: dict[str, float]
     unfamiliarity: float
+    shares: dict[str, float]
     warnings: tuple[str, ...]
     card: dict[str, Any]
 
@@ -121,8 +125,13 @@ def synthesis_of(
     brain = grid.brain_1mm()
     normalised = normalise(inputs, brain)
     mean, below, above = predict(loaded.network, normalised, brain, torch_device)
-    seen = style(normalised.pick(known), brain)
-    unfamiliarity = loaded.network.familiarity().score(seen)
+    voices = loaded.network.voices(normalised, brain)
+    unfamiliarity = min(
+        one.network.familiarity().score(
+            style(normalised.pick(one.network.architecture.inputs), brain)
+        )
+        for one in voices
+    )
     calibration = loaded.card.get('calibration', {})
     below *= calibration.get('below', 1.0)
     above *= calibration.get('above', 1.0)
@@ -133,9 +142,18 @@ def synthesis_of(
         std=grid.output((below + above) / INTERVAL_SDS, brain),
         factors=normalised.factors,
         unfamiliarity=unfamiliarity,
+        shares=_shares(voices, brain),
         warnings=normalised.warnings + _unfamiliar(unfamiliarity),
         card=loaded.card,
     )
+
+
+def _shares(voices: Sequence[Voice], brain: np.ndarray) -> dict[str, float]:
+    shares: dict[str, float] = {}
+    for voice in voices:
+        share = np.broadcast_to(voice.weight, brain.shape)[brain].mean()
+        shares[voice.role] = round(shares.get(voice.role, 0.0) + float(share), 3)
+    return shares
 
 
 def _unfamiliar(score: float) -> tuple[str, ...]:
@@ -149,11 +167,11 @@ def _unfamiliar(score: float) -> tuple[str, ...]:
 
 
 def predict(
-    network: Regressor, images: Normalised, mask: np.ndarray, device: torch.device
+    predictor: Predictor, images: Normalised, mask: np.ndarray, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Predict every voxel of a mask on a 1 mm grid in RAS order.
 
-    Of the images (all of `CONTRASTS`) the network sees those that are its inputs.
+    Of the images (all of `CONTRASTS`) each network sees those that are its inputs.
 
     Returns
     -------
@@ -161,6 +179,18 @@ def predict(
         FLAIR in units of its white matter, and how far its 90 % interval reaches to either side
         before calibration; 0 outside the mask.
     """
+    total = np.zeros((3, *mask.shape), np.float32)
+    for voice in predictor.voices(images, mask):
+        if np.any(voice.weight):
+            total += voice.weight * _predict_alone(voice.network, images, mask, device)
+    mean, below, above = total
+    return mean, below, above
+
+
+def _predict_alone(
+    network: Regressor, images: Normalised, mask: np.ndarray, device: torch.device
+) -> np.ndarray:
+    """Mean and both reaches: (3, X, Y, Z)."""
     network = network.to(device)
     inputs = images.pick(network.architecture.inputs)
     halo, stride = network.architecture.halo, network.architecture.stride
@@ -179,8 +209,7 @@ def predict(
             keep = torch.from_numpy(cut_box(mask, corner, (length,) * 3)[None])
             mean, reach = network(x.to(device), seen, keep.to(device))
             out[:, *block][:, mask[block]] = torch.cat([mean[:, None], reach], 1).T.cpu().numpy()
-    mean, below, above = out
-    return np.maximum(mean, 0), below, above
+    return np.maximum(out, 0)
 
 
 def style(inputs: Normalised, mask: np.ndarray) -> np.ndarray:

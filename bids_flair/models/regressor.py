@@ -1,11 +1,13 @@
 """What every network that makes an image has in common."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bids_flair.models.familiarity import Familiarity
+from bids_flair.models.normalisation import Normalised
 
 # Of every contrast's values over the brain: what tells one protocol from another.
 STYLE_QUANTILES = (0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95)
@@ -29,6 +31,25 @@ class Shape(Protocol):
     inputs: tuple[str, ...]
     halo: int
     stride: int
+
+
+class Voice(NamedTuple):
+    """A network, what its word counts for (a number, or one for every voxel), and why."""
+
+    network: 'Regressor'
+    weight: float | np.ndarray
+    role: str
+
+
+class Predictor(Protocol):
+    """What can be asked for a person's image: a network, or several with one answer."""
+
+    @property
+    def architecture(self) -> Shape:
+        """What it takes."""
+
+    def voices(self, images: Normalised, mask: np.ndarray) -> list[Voice]:
+        """Whose predictions count for a person; their weights are 1 in all."""
 
 
 class Regressor(nn.Module):
@@ -68,6 +89,10 @@ class Regressor(nn.Module):
             How far below and above the mean the 90 % interval reaches, before calibration.
         """
         raise NotImplementedError
+
+    def voices(self, images: Normalised, mask: np.ndarray) -> list[Voice]:
+        """Nobody's but its own."""
+        return [Voice(self, 1.0, 'generalist')]
 
     def familiarity(self) -> Familiarity:
         """What the styles of the training images were like."""

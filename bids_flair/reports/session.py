@@ -76,6 +76,9 @@ def _details(sidecar: dict[str, Any]) -> dict[str, str]:
         'Model': f'{model.get("name", "")} {model.get("version", "")}',
         'SHA-256 of the weights': model.get('sha256', ''),
         'Unlike the training': f'{sidecar["OutOfDistributionScore"]:.2f} (up to 1 is familiar)',
+        'Scanner': 'known to a specialist of the model'
+        if 'specialist' in sidecar['NetworkShares']
+        else 'none that the model has a specialist for',
         'Device': sidecar['Device'],
         'Backend': sidecar['Backend'],
         'Software': ', '.join(f'{name} {version}' for name, version in versions.items()),

@@ -13,8 +13,9 @@ import torch
 from threadpoolctl import threadpool_limits
 
 import bids_flair
+from bids_flair.models.committee import Committee
 from bids_flair.models.familiarity import Familiarity
-from bids_flair.models.files import load_model, save_model
+from bids_flair.models.files import Model, load_model, save_model
 from bids_flair.models.inference import pick_device
 from bids_flair.models.network import Architecture
 from bids_flair.training.cohort import find_cases
@@ -23,6 +24,7 @@ from bids_flair.training.evaluation import calibrate, evaluate, without_curves
 from bids_flair.training.fit import Training, fit
 from bids_flair.training.rendering import SimulatedPerson, draw_site, prepare_head, read_head
 from bids_flair.training.sampling import Sampling, draw_styles
+from bids_flair.training.specialist import architecture_for, join, train_specialist
 
 LOGGER = logging.getLogger('bids_flair.training')
 STYLES = 2000
@@ -32,7 +34,10 @@ FIRST_TEST = 100_000
 
 def main() -> None:
     """Prepare people, train, score whoever was left out, and write the model."""
-    args = _parser().parse_args()
+    parser = _parser()
+    args = parser.parse_args()
+    if args.specialists and not args.start:
+        parser.error('--specialists join a model: name it with --start')
     logging.basicConfig(level=logging.INFO, format='%(asctime)s %(message)s')
     torch.set_num_threads(args.threads)
     # NumPy's own threads would wait for each other on the small matrices of the simulator.
@@ -45,6 +50,9 @@ def main() -> None:
     real = [share_samples(people) for people in real if people]
     simulated = _simulate(range(args.simulated), cache)
     start = load_model(args.start) if args.start else None
+    if args.specialists:
+        _add_specialists(args, start, real, left_out, cache)
+        return
     training = Training(
         steps=args.steps,
         seed=args.seed,
@@ -71,6 +79,40 @@ def main() -> None:
     card = _card(args, training, fitted.steps, trained_on, known + scores, before)
     save_model(args.out / f'{args.name}.safetensors', network, card)
     LOGGER.info('wrote %s after %d steps', args.out / f'{args.name}.safetensors', fitted.steps)
+
+
+def _add_specialists(
+    args: argparse.Namespace,
+    start: Model,
+    real: Sequence[Sequence[Person]],
+    left_out: Sequence[Person],
+    cache: Path,
+) -> None:
+    """Train one network per dataset, join them to the model to start with, and score that."""
+    device, trained = pick_device(args.device), []
+    abroad = load_model(args.abroad) if args.abroad else None
+    network = Committee(start.network, abroad=abroad and abroad.network)
+    for i, people in enumerate(real):
+        training = Training(
+            steps=args.steps,
+            seed=args.seed,
+            learning_rate=args.learning_rate,
+            structure=args.structure,
+            architecture=architecture_for(people, network.architecture.inputs),
+            sampling=Sampling(real=1.0, drop=False, foreign=0.0),
+        )
+        checkpoint = args.out / f'checkpoint-{i}.safetensors'
+        fitted = train_specialist(people, training, checkpoint, device)
+        network = join(network, fitted.network, people)
+        names = [person.name for person in people]
+        trained.append({'people': names, 'configuration': asdict(training)})
+    scores = [evaluate(network, p.name, p.whole(), device) for p in left_out]
+    scores += _score_simulated(network, args.test_simulated, cache, device)
+    (args.out / 'scores.json').write_text(json.dumps(scores) + '\n')
+    scores = [entry for file in args.scores for entry in json.loads(file.read_text())] + scores
+    card = {**start.card, 'name': args.name, 'specialist_training': trained, **_scored(scores)}
+    card['started_abroad_from'] = abroad and abroad.card['sha256']
+    save_model(args.out / f'{args.name}.safetensors', network, card)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,7 +152,13 @@ def _parser() -> argparse.ArgumentParser:
         default=Training.structure,
         help='weight of 1 - SSIM in the loss (default: %(default)s)',
     )
+    add(
+        '--specialists',
+        action='store_true',
+        help='add to the model of --start one network per dataset, heard on its scanner alone',
+    )
     add('--start', help='model to begin with, name or path (default: random weights)')
+    add('--abroad', help='with --specialists: model that is heard where none of them is at home')
     add('--minutes', type=float, default=math.inf, help='stop then; the same call goes on')
     add('--threads', type=int, default=1)
     add('--device', default='auto', help='auto, cpu, cuda, ... (default: %(default)s)')
@@ -148,8 +196,7 @@ def _card(
     scores: list[dict],
     start: dict | None,
 ) -> dict:
-    """What there is to say of the model. The interval is calibrated on real people if possible."""
-    acquired = [entry for entry in scores if not entry['person'].startswith('simulated')]
+    """What there is to say of the model."""
     return {
         'name': args.name,
         'version': bids_flair.__version__,
@@ -169,6 +216,14 @@ def _card(
             'simulated': {'people': args.simulated, 'by': 'bids_flair.simulation'},
         },
         'configuration': asdict(training) | {'steps_done': step, 'started_from': start},
+        **_scored(scores),
+    }
+
+
+def _scored(scores: Sequence[dict]) -> dict:
+    """The interval is calibrated on real people if there are any."""
+    acquired = [entry for entry in scores if not entry['person'].startswith('simulated')]
+    return {
         'scores_on_people_left_out': without_curves(scores),
         'calibration': {'interval': 0.9, **calibrate(acquired or scores)},
     }

@@ -13,29 +13,32 @@ import torch
 
 from bids_flair import __version__
 from bids_flair.errors import BidsFlairError, ExitCode
-from bids_flair.models.familiarity import Familiarity
 from bids_flair.models.files import Model, load_model, replace_file, save_model
 from bids_flair.models.inference import predict
 from bids_flair.models.network import Architecture
 from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.models.paper import PaperArchitecture
-from bids_flair.models.regressor import Regressor
+from bids_flair.models.regressor import Predictor, Regressor
 from bids_flair.training.build_a_flair import Recipe, brain_of, train_paper
 from bids_flair.training.corpus import Person, hash_person, share_samples
 from bids_flair.training.distributed import ALONE, World
 from bids_flair.training.evaluation import calibrate, choose, evaluate, without_curves
-from bids_flair.training.fit import EPOCH_STEPS, Training, fit
+from bids_flair.training.fit import EPOCH_STEPS, Training
 from bids_flair.training.progress import Epoch
-from bids_flair.training.sampling import Sampling, draw_styles
+from bids_flair.training.sampling import Sampling
+from bids_flair.training.specialist import (
+    architecture_for,
+    join,
+    remember_styles,
+    train_specialist,
+)
 
 LOGGER = logging.getLogger(__name__)
 RECIPES = ('default', 'build-a-flair')
-STYLES = 1000
 # Where nothing else is asked for: epochs, voxels or blocks per step, learning rate.
 DEFAULTS = {
     'default': (40, 4, 3e-3),
     'build-a-flair': (500, 100, 1e-4),
-    'fine-tune': (15, 4, 1e-3),
 }
 
 
@@ -57,7 +60,7 @@ class Plan:
     dropout, literal
         Of build-a-flair: see :mod:`bids_flair.models.paper`.
     start : str
-        Model whose weights the default recipe begins with, or ''.
+        Model that the network joins as a specialist for its own scanner, or ''.
     patience : int or None
         Epochs without a smaller validation error after which the training ends.
     seed : int
@@ -104,6 +107,7 @@ def train_model(
     plan: Plan, people: People, folder: Path, device: torch.device, world: World = ALONE
 ) -> Trained:
     """Train, score and write a model, or go on with what was begun in ``folder``."""
+    architecture = _architecture(plan, people)
     checkpoint = folder / 'checkpoint' / 'state.bin'
     _remember_plan(plan, people, checkpoint.with_name('plan.json'))
     people = replace(people, training=share_samples(people.training))
@@ -111,9 +115,9 @@ def train_model(
     if plan.recipe == 'build-a-flair':
         network, history = _fit_paper(plan, people, checkpoint, world)
     else:
-        network, history = _fit_default(plan, people, checkpoint, device, start, world)
-    styles = draw_styles([people.training], [], _sampling(plan), plan.inputs, plan.seed, STYLES)
-    network.remember(Familiarity.of(styles, np.random.default_rng(plan.seed)))
+        network, history = _fit_default(plan, architecture, people, checkpoint, device, world)
+    if start is not None:
+        network = join(start.network, network, people.training)
     calibration = _calibrate(network, plan, people.validation, device, start)
     scored = people.holdout or people.validation
     scores = [_score(network, plan, person, device) for person in scored]
@@ -195,6 +199,12 @@ def _remember_plan(plan: Plan, people: People, path: Path) -> None:
         )
 
 
+def _architecture(plan: Plan, people: People) -> Architecture:
+    if plan.start:
+        return architecture_for(people.training, plan.inputs)
+    return Architecture(plan.inputs, style=0)
+
+
 def _fit_paper(
     plan: Plan, people: People, checkpoint: Path, world: World
 ) -> tuple[Regressor, list[Epoch]]:
@@ -213,22 +223,21 @@ def _fit_paper(
             '%s, who is trained on as well',
             validation.name,
         )
-    return train_paper(
+    network, history = train_paper(
         people.training, validation, architecture, recipe, plan.target, checkpoint, world
     )
+    remember_styles(network, people.training, _sampling(plan), plan.seed)
+    return network, history
 
 
 def _fit_default(
     plan: Plan,
+    architecture: Architecture,
     people: People,
     checkpoint: Path,
     device: torch.device,
-    start: Model | None,
     world: World,
 ) -> tuple[Regressor, list[Epoch]]:
-    # From scratch a network sees one scanner: there is no style to tell from another, only people
-    # to be told from each other by it.
-    architecture = start.network.architecture if start else Architecture(plan.inputs, style=0)
     training = Training(
         steps=plan.epochs * EPOCH_STEPS,
         seed=plan.seed,
@@ -237,22 +246,15 @@ def _fit_default(
         architecture=architecture,
         sampling=_sampling(plan),
     )
-    fitted = fit(
-        [people.training],
-        [],
-        training,
-        checkpoint,
-        device=device,
-        start=start.network if start else None,
-        validation=next(iter(people.validation), None),
-        world=world,
-    )
+    validation = next(iter(people.validation), None)
+    fitted = train_specialist(people.training, training, checkpoint, device, validation, world)
     return fitted.network, fitted.history
 
 
 def _sampling(plan: Plan) -> Sampling:
     """Blocks of a cohort as its own scanner shows them."""
-    drop = not plan.every_input
+    # A specialist is only ever heard on all of its inputs.
+    drop = not (plan.every_input or plan.start)
     return Sampling(target=plan.target, real=1.0, batch=plan.batch, drop=drop, foreign=0.0)
 
 
@@ -260,13 +262,13 @@ def _inputs_of(person: Person, inputs: Sequence[str]) -> tuple[str, ...]:
     return tuple(n for n in inputs if person.presence[CONTRASTS.index(n)].any())
 
 
-def _score(network: Regressor, plan: Plan, person: Person, device: torch.device) -> dict[str, Any]:
+def _score(network: Predictor, plan: Plan, person: Person, device: torch.device) -> dict[str, Any]:
     subsets = [_inputs_of(person, plan.inputs)]
     return evaluate(network, person.name, person.whole(), device, plan.target, subsets)
 
 
 def _calibrate(
-    network: Regressor,
+    network: Predictor,
     plan: Plan,
     validation: Sequence[Person],
     device: torch.device,

@@ -9,7 +9,7 @@ import torch
 from bids_flair.models.inference import predict
 from bids_flair.models.network import Architecture
 from bids_flair.models.normalisation import CONTRASTS, Normalised
-from bids_flair.models.regressor import Regressor
+from bids_flair.models.regressor import Predictor
 from bids_flair.scoring import best_scale, score
 from bids_flair.training.corpus import LESION, Cut
 
@@ -29,7 +29,7 @@ STRETCHES = np.round(np.arange(0.3, 4.001, 0.05), 2)
 
 
 def evaluate(
-    network: Regressor,
+    network: Predictor,
     name: str,
     cut: Cut,
     device: torch.device,

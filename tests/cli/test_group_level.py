@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -13,9 +15,11 @@ import torch
 
 from bids_flair.cli.main import run
 from bids_flair.errors import ExitCode
+from bids_flair.models.committee import SHARE
 from bids_flair.models.files import load_model
 from bids_flair.models.inference import synthesis_of
-from bids_flair.training import build_a_flair, cohort_model, fit
+from bids_flair.models.normalisation import normalise
+from bids_flair.training import build_a_flair, cohort_model, fit, specialist
 from bids_flair.training.cohort_model import read_table
 
 # White matter, grey matter, fluid, lesion.
@@ -73,7 +77,7 @@ def cohort(tmp_path_factory) -> Path:
 def short_epochs(monkeypatch):
     for module in (fit, cohort_model):
         monkeypatch.setattr(module, 'EPOCH_STEPS', 4)
-    monkeypatch.setattr(cohort_model, 'STYLES', 40)
+    monkeypatch.setattr(specialist, 'STYLES', 40)
 
 
 def train(data: Path, out: Path, *options: str) -> int:
@@ -261,16 +265,55 @@ def test_the_sets_of_table_1_have_a_name(cohort, tmp_path, capsys):
     assert 'sub-4' not in said.split('holdout')[0].split('training:')[1]
 
 
-def test_fine_tuning_begins_with_the_weights_of_the_model(cohort, tmp_path):
+def test_fine_tuning_adds_a_specialist_that_is_heard_on_its_own_scanner(cohort, tmp_path):
     out = tmp_path / 'out'
-    options = ('--model-name', 'tuned', '--fine-tune', 'default', '--learning-rate', '1e-9')
+    options = (
+        '--model-name',
+        'tuned',
+        '--fine-tune',
+        'default',
+        '--holdout',
+        '3',
+        '--validation',
+        '2',
+    )
     assert train(cohort, out, *options, '--epochs', '1') == ExitCode.DONE
     shipped, tuned = load_model('default'), load_model(out / 'models/tuned')
     assert tuned.card['started_from']['sha256'] == shipped.card['sha256']
-    for (key, a), b in zip(
-        shipped.network.named_parameters(), tuned.network.parameters(), strict=True
-    ):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=0, msg=key)
+    images = {name: nib.load(path) for name, path in images_of(cohort, '3').items()}
+    kept = tuned.network.generalist.state_dict()
+    general = getattr(shipped.network, 'generalist', shipped.network).state_dict()
+    assert all(torch.equal(kept[key], value) for key, value in general.items())
+    own = tuned.network.specialists[-1]
+    assert own.architecture.inputs == ('T1w', 'T2w')
+    brain = nib.load(cohort / 'sub-3/anat/sub-3_desc-brain_mask.nii.gz').get_fdata() > 0
+    seen = normalise({k: image.get_fdata() for k, image in images.items()}, brain)
+    heard = {voice.network: voice.weight for voice in tuned.network.voices(seen, brain)}
+    assert heard[own].max() == pytest.approx(SHARE)
+    faint = seen.values.copy()
+    faint[0] = 1 + 0.2 * (faint[0] - 1)
+    strange = replace(seen, values=faint * seen.presence)
+    assert own not in [voice.network for voice in tuned.network.voices(strange, brain)]
+
+
+def images_of(data: Path, label: str) -> dict[str, Path]:
+    anat = data / f'sub-{label}/anat'
+    return {
+        'T1w': anat / f'sub-{label}_desc-preproc_T1w.nii.gz',
+        'T2w': anat / f'sub-{label}_space-T1w_desc-preproc_T2w.nii.gz',
+    }
+
+
+def test_one_contrast_does_not_tell_a_scanner(cohort, tmp_path, caplog):
+    data = tmp_path / 'data'
+    data.mkdir()
+    shutil.copy(cohort / 'dataset_description.json', data)
+    for label in ('1', '2'):
+        write_participant(data, label, ('T1w', 'FLAIR'))
+    out = tmp_path / 'out'
+    options = ('--model-name', 'tuned', '--fine-tune', 'default')
+    assert train(data, out, *options) == ExitCode.INPUT_MISSING
+    assert not list(out.rglob('plan.json'))
 
 
 @pytest.mark.slow

@@ -1,0 +1,146 @@
+"""Networks that are heard together: which of them depends on the scanner.
+
+A network that was trained on one scanner is better there than one that was trained on many, and
+useless elsewhere; one that saw real scanners of few kinds is led astray by others, and gains from
+the word of one that saw simulated scanners of every kind. What tells whether a person is at home
+with a specialist is how the contrasts relate: how bright the T1w is where the T2w has a certain
+value depends on the two protocols, and hardly on how much fluid or how many lesions a brain holds.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from bids_flair.models.network import CENTRES, SPREADS
+from bids_flair.models.normalisation import Normalised
+from bids_flair.models.regressor import Regressor, Shape, Voice
+
+# Values of one contrast are told apart in steps of half a spread around its centre.
+EDGES = np.arange(-2, 2.01, 0.5)
+# Share of the voxels that a step needs before the other contrast's median there is trusted.
+ENOUGH = 0.005
+# Distances, in spreads, up to which a person is at home, and from which on a stranger.
+AT_HOME, STRANGER = 0.12, 0.2
+# What a specialist's word counts for at home, and that of the network for foreign scanners where
+# nobody is; the rest is the general network's.
+SHARE, SHARE_ABROAD = 0.7, 0.5
+# Every so many voxels of a brain are looked at.
+STRIDE = 7
+
+
+class Committee(nn.Module):
+    """A general network, and others for scanners that are well known, or not known at all.
+
+    Parameters
+    ----------
+    generalist : Regressor
+    specialists : sequence of Regressor
+        Each knows one scanner; their inputs are among the generalist's.
+    abroad : Regressor, optional
+        Is heard where no specialist is at home. From a single contrast, of which nothing tells
+        the scanner, the generalist is better alone.
+    """
+
+    def __init__(
+        self,
+        generalist: Regressor,
+        specialists: Sequence[Regressor] = (),
+        abroad: Regressor | None = None,
+    ):
+        super().__init__()
+        self.generalist = generalist
+        self.abroad = abroad
+        self.specialists = nn.ModuleList(specialists)
+        for i, specialist in enumerate(specialists):
+            count = len(specialist.architecture.inputs)
+            home = torch.full((2, count, count, len(EDGES) + 1), torch.nan)
+            self.register_buffer(f'home_{i}', home)
+
+    @property
+    def architecture(self) -> Shape:
+        """The generalist's."""
+        return self.generalist.architecture
+
+    def joined_by(self, specialist: Regressor, home: np.ndarray) -> 'Committee':
+        """The committee with one specialist more, whose scanner's `relations` are ``home``."""
+        joined = Committee(self.generalist, [*self.specialists, specialist], self.abroad)
+        for i in range(len(self.specialists)):
+            getattr(joined, f'home_{i}').copy_(getattr(self, f'home_{i}'))
+        getattr(joined, f'home_{len(self.specialists)}').copy_(torch.from_numpy(home))
+        return joined
+
+    def voices(self, images: Normalised, mask: np.ndarray) -> list[Voice]:
+        """As :meth:`Predictor.voices`."""
+        voices, known = [], np.zeros(mask.shape)
+        for specialist, trust in self._at_home(images, mask):
+            voices.append(Voice(specialist, SHARE * trust, 'specialist'))
+            known += trust
+        if self.abroad is not None:
+            there = images.pick(self.abroad.architecture.inputs).presence.any((1, 2, 3))
+            if there.sum() > 1:
+                voices.append(Voice(self.abroad, SHARE_ABROAD * (1 - known), 'abroad'))
+        rest = 1 - sum(voice.weight for voice in voices)
+        return [*voices, Voice(self.generalist, rest, 'generalist')]
+
+    def _at_home(self, images: Normalised, mask: np.ndarray) -> list[tuple[Regressor, np.ndarray]]:
+        """Specialists, and how far each is at home in every voxel: together at most 1."""
+        found = []
+        for i, specialist in enumerate(self.specialists):
+            inputs = images.pick(specialist.architecture.inputs)
+            home = getattr(self, f'home_{i}').double().cpu().numpy()
+            away = distance(relations_of(inputs, mask, specialist.architecture.inputs), home)
+            if away < STRANGER:
+                trust = min(1.0, (STRANGER - away) / (STRANGER - AT_HOME))
+                found.append((specialist, trust * inputs.presence.all(0)))
+        crowd = max(1.0, sum(trust.max() for _, trust in found))
+        return [(specialist, trust / crowd) for specialist, trust in found]
+
+
+def relations_of(inputs: Normalised, mask: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """`relations` of a person's images, which are those of ``names``."""
+    values, presence = inputs.values[:, mask], inputs.presence[:, mask]
+    return relations(np.where(presence, values, np.nan)[:, ::STRIDE], names)
+
+
+def relations(values: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Median of each contrast where another has a certain value, and how often it has.
+
+    Parameters
+    ----------
+    values : ndarray, shape (C, n)
+        Voxels of a brain, normalised; NaN where a contrast is absent.
+    names : sequence of str
+        The C contrasts.
+
+    Returns
+    -------
+    ndarray, shape (2, C, C, steps)
+        The median in spreads of the first contrast, in steps (see `EDGES`) of the second; and the
+        share of the voxels in that step. NaN where few are, and of a contrast with itself.
+    """
+    found = np.full((2, len(names), len(names), len(EDGES) + 1), np.nan)
+    for j, given in enumerate(names):
+        step = np.digitize(values[j], CENTRES[given] + SPREADS[given] * EDGES)
+        for i, asked in enumerate(names):
+            both = np.isfinite(values[i]) & np.isfinite(values[j])
+            if i == j or not both.any():
+                continue
+            value, where = values[i][both], step[both]
+            count = np.bincount(where, minlength=len(EDGES) + 1)
+            for k in np.flatnonzero(count > max(ENOUGH * both.sum(), 1)):
+                median = np.median(value[where == k]) / SPREADS[asked]
+                found[:, i, j, k] = median, count[k] / len(where)
+    return found
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean difference of two `relations`, each step counting as often as both brains have it.
+
+    Infinite where they have nothing in common.
+    """
+    known = np.isfinite(a[0]) & np.isfinite(b[0])
+    if not known.any():
+        return np.inf
+    return float(np.average(np.abs(a[0] - b[0])[known], weights=np.minimum(a[1], b[1])[known]))

@@ -1,0 +1,121 @@
+"""Specialists are heard at home alone, whatever the brain, and never on what they did not see."""
+
+import numpy as np
+import pytest
+import torch
+
+from bids_flair.models.committee import (
+    AT_HOME,
+    SHARE,
+    SHARE_ABROAD,
+    STRANGER,
+    Committee,
+    distance,
+    relations,
+    relations_of,
+)
+from bids_flair.models.files import load_model, save_model
+from bids_flair.models.inference import predict
+from bids_flair.models.network import Architecture, PatchRegressor
+from bids_flair.models.normalisation import normalise
+
+PAIR = ('T1w', 'T2w')
+CPU = torch.device('cpu')
+
+
+def network(seed: int, inputs: tuple[str, ...], style: int = 4) -> PatchRegressor:
+    torch.manual_seed(seed)
+    made = PatchRegressor(Architecture(inputs, levels=2, stem=2, width=4, blocks=1, style=style))
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return made.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope='module')
+def seen(phantom):
+    arrays = {name: phantom.arrays[name] for name in ('T1w', 'T2w', 'MD')}
+    return normalise(arrays, phantom.mask)
+
+
+@pytest.fixture
+def committee(phantom, seen):
+    home = relations_of(seen.pick(PAIR), phantom.mask, PAIR)
+    alone = Committee(network(0, ('T1w', 'T2w', 'MD')), abroad=network(3, ('T1w', 'T2w')))
+    return alone.joined_by(network(1, PAIR, style=0), home)
+
+
+def mixture(rng, amounts, noise=0.02):
+    """Voxels (2, n) of white matter, grey matter and fluid as one scanner shows them."""
+    tissue = rng.choice(3, 20000, p=amounts)
+    share = rng.random((2, 20000)) * 0.4
+    levels = np.array([[1.0, 0.75, 0.2], [1.0, 1.5, 3.0]])
+    mixed = (1 - share) * levels[:, tissue] + share * levels[:, np.roll(tissue, 1)]
+    return mixed + noise * rng.standard_normal(mixed.shape)
+
+
+def test_how_contrasts_relate_tells_scanners_and_not_brains():
+    rng = np.random.default_rng(0)
+    young = relations(mixture(rng, (0.5, 0.45, 0.05)), PAIR)
+    old = relations(mixture(rng, (0.4, 0.35, 0.25)), PAIR)
+    elsewhere = mixture(rng, (0.5, 0.45, 0.05))
+    elsewhere[0] = 1 + 0.5 * (elsewhere[0] - 1)
+    assert distance(young, old) < AT_HOME
+    assert distance(young, relations(elsewhere, PAIR)) > STRANGER
+
+
+def test_a_contrast_that_is_not_there_relates_to_nothing(phantom, seen):
+    values = seen.pick(PAIR).values[:, phantom.mask].astype(float)
+    values[1] = np.nan
+    assert np.isnan(relations(values, PAIR)).all()
+    assert distance(relations(values, PAIR), np.ones((2, 2, 2, 10))) == np.inf
+
+
+def test_at_home_the_answer_is_the_mean_of_both(committee, phantom, seen):
+    mean, below, _ = predict(committee, seen, phantom.mask, CPU)
+    special = predict(committee.specialists[0], seen, phantom.mask, CPU)
+    general = predict(committee.generalist, seen, phantom.mask, CPU)
+    for found, ours, theirs in ((mean, special[0], general[0]), (below, special[1], general[1])):
+        np.testing.assert_allclose(found, SHARE * ours + (1 - SHARE) * theirs, atol=1e-5)
+
+
+def test_elsewhere_the_network_for_foreign_scanners_has_its_say(committee, phantom):
+    faint = {'T1w': 500 + 0.1 * phantom.arrays['T1w'], 'T2w': phantom.arrays['T2w']}
+    images = normalise(faint, phantom.mask)
+    found = predict(committee, images, phantom.mask, CPU)[0]
+    members = (committee.abroad, committee.generalist)
+    abroad, general = (predict(one, images, phantom.mask, CPU)[0] for one in members)
+    expected = SHARE_ABROAD * abroad + (1 - SHARE_ABROAD) * general
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_from_one_contrast_the_generalist_is_alone(committee, phantom):
+    images = normalise({'T1w': phantom.arrays['T1w']}, phantom.mask)
+    assert [voice.role for voice in committee.voices(images, phantom.mask)] == ['generalist']
+
+
+def test_where_slices_are_missing_no_specialist_is_heard(committee, phantom):
+    arrays = {name: phantom.arrays[name].copy() for name in PAIR}
+    arrays['T2w'][:, :, 44:] = 0
+    voices = committee.voices(normalise(arrays, phantom.mask), phantom.mask)
+    specialist, abroad, general = (voice.weight for voice in voices)
+    assert specialist.max() == pytest.approx(SHARE)
+    assert specialist[:, :, 44:].max() == 0
+    assert abroad[:, :, 44:].min() == SHARE_ABROAD
+    np.testing.assert_allclose(specialist + abroad + general, 1)
+
+
+def test_two_specialists_at_home_share_their_say(committee, phantom, seen):
+    home = relations_of(seen.pick(PAIR), phantom.mask, PAIR)
+    three = committee.joined_by(network(2, PAIR, style=0), home)
+    voices = three.voices(seen, phantom.mask)
+    assert [voice.role for voice in voices[:2]] == ['specialist', 'specialist']
+    assert [np.max(voice.weight) for voice in voices[:2]] == pytest.approx([SHARE / 2] * 2)
+
+
+def test_a_committee_is_read_back_as_it_was_written(committee, phantom, seen, tmp_path):
+    path = tmp_path / 'together.safetensors'
+    save_model(path, committee, {'inputs': ['T1w', 'T2w', 'MD'], 'target': 'FLAIR'})
+    again = load_model(path).network
+    np.testing.assert_array_equal(
+        predict(again, seen, phantom.mask, CPU), predict(committee, seen, phantom.mask, CPU)
+    )
