@@ -109,12 +109,19 @@ class Descriptor:
         Meaning of each ``desc-<label>``: the rows of ``descriptions.tsv``.
     bidsignore : tuple of str
         Lines of the ``.bidsignore`` beside the outputs.
+    dicom_rules : tuple of mappings
+        For :func:`bids_flair.dicom.recognise.recognise`.
+    dicom_sidecar_keys : frozenset of str
+        All that the sidecar of a converted series may hold: what is not known to be harmless
+        stays out.
     """
 
     contrasts: Mapping[str, Contrast]
     outputs: Mapping[str, Output]
     descriptions: Mapping[str, str]
     bidsignore: tuple[str, ...]
+    dicom_rules: tuple[Mapping[str, Any], ...] = ()
+    dicom_sidecar_keys: frozenset[str] = frozenset()
 
     @property
     def model_inputs(self) -> tuple[str, ...]:
@@ -138,6 +145,8 @@ def load_descriptor() -> Descriptor:
         outputs={name: _output(name, entry) for name, entry in data['outputs'].items()},
         descriptions=data['descriptions'],
         bidsignore=tuple(data['bidsignore']),
+        dicom_rules=tuple(data['dicom']['rules']),
+        dicom_sidecar_keys=frozenset(data['dicom']['sidecar_keys']),
     )
 
 

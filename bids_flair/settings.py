@@ -25,6 +25,8 @@ class Settings:
     sessions: tuple[str, ...] = ()
     bids_filters: dict[str, Any] = field(default_factory=dict)
     bids_database_dir: Path | None = None
+    dicom: tuple[str, ...] = ()
+    dicom_rules: dict[str, Any] = field(default_factory=dict)
     skip_bids_validation: bool = False
 
     backend: str = 'auto'

@@ -18,7 +18,8 @@ from bids_flair.descriptor import load_descriptor
 from bids_flair.errors import ExitCode
 
 POSITIONALS = {'bids_dir': 'bids_dir', 'output_dir': 'output_dir', 'analysis_level': 'levels'}
-READ_FILES = (parser.read_filters, parser.read_plugin, parser.read_config)
+READ_FILES = (parser.read_filters, parser.read_rules, parser.read_plugin, parser.read_config)
+PATHS = ('bids_dir', 'output_dir', 'dicom')
 
 
 @pytest.fixture(scope='module')
@@ -78,7 +79,7 @@ def test_flags_are_of_the_same_type(inputs):
             assert (entry['type'], entry['integer']) == ('Number', True), entry['id']
         elif action.type is float:
             assert entry['type'] == 'Number', entry['id']
-        elif action.type in READ_FILES or action.dest in ('bids_dir', 'output_dir'):
+        elif action.type in READ_FILES or action.dest in PATHS:
             assert entry['type'] == 'File', entry['id']
         else:
             assert entry['type'] == 'String', entry['id']
@@ -312,3 +313,17 @@ def test_the_model_knows_the_inputs_of_the_descriptor():
     inputs = Architecture().inputs
     assert load_descriptor().model_inputs == inputs
     assert set(inputs) <= set(SynthesizeFlair.input_spec().trait_get())
+
+
+def test_dicom_rules_are_rules():
+    from bids_flair.dicom.recognise import check_rules
+
+    rules = list(load_descriptor().dicom_rules)
+    assert check_rules({'rules': rules}) == rules
+
+
+def test_no_sidecar_of_a_converted_series_names_place_machine_or_time():
+    told = ('Institution', 'Station', 'Serial', 'Date', 'AcquisitionTime', 'Name', 'Description')
+    vendors = {'SequenceName', 'ReceiveCoilName', 'ManufacturersModelName'}
+    for key in load_descriptor().dicom_sidecar_keys - vendors:
+        assert not any(word in key for word in told), key

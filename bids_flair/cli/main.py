@@ -34,13 +34,18 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def _run_levels(settings: Settings) -> ExitCode:
     from bids_flair.bids.dataset import check_writable
+    from bids_flair.logs import start_logging
 
+    start_logging(settings.verbosity)
+    if settings.dicom:
+        from bids_flair.cli.dicom_step import convert_dicom
+
+        convert_dicom(settings)
+        if settings.dry_run:
+            return ExitCode.DONE
     # Before anything else: some libraries write there when they are imported.
     check_writable(settings.work_dir, 'work directory')
     _find_temporary_folder(settings.work_dir)
-    from bids_flair.cli.progress import start_logging
-
-    start_logging(settings.verbosity)
     if 'participant' in settings.levels:
         from bids_flair.cli.participant_level import run_participant_level
 

@@ -18,6 +18,7 @@ from typing import Any, get_origin
 from bids_flair import __version__
 from bids_flair.cli.resources import usable_cpus, usable_memory_gb
 from bids_flair.descriptor import load_descriptor
+from bids_flair.dicom.recognise import check_rules
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.settings import Settings, typed
 
@@ -26,6 +27,7 @@ RECIPES = ('default', 'build-a-flair')
 TARGETS = ('FLAIR', 'T2w', 'T1w')
 BACKENDS = ('auto', 'embedded', 'fsl')
 MODEL_NAME = re.compile(r'[A-Za-z0-9_-]+')
+LABEL = re.compile(r'[A-Za-z0-9]+')
 DEVICE = re.compile(r'auto|cpu|mps|cuda(:\d+)?')
 MEMORY = re.compile(r'(\d+(?:\.\d+)?)([KMGT]?)B?', re.IGNORECASE)
 GB_PER_UNIT = {'K': 1e-6, '': 1e-3, 'M': 1e-3, 'G': 1.0, 'T': 1e3}
@@ -65,7 +67,9 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        'bids_dir', type=Path, help='folder of the raw BIDS dataset; nothing is written into it'
+        'bids_dir',
+        type=Path,
+        help='folder of the raw BIDS dataset; nothing is written into it but by --dicom',
     )
     parser.add_argument(
         'output_dir', type=Path, help='folder for the derivatives; made if it is not there'
@@ -134,6 +138,20 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         metavar='DIR',
         help='folder of a pybids database of the dataset; read if it is there, else made, so '
         'that later runs need not look through the dataset again',
+    )
+    group.add_argument(
+        '--dicom',
+        nargs='+',
+        metavar='PATH',
+        help='folders of DICOM of the one participant named by --participant-label, of any '
+        'nesting: converted into BIDS_DIR first, where nothing is overwritten; --dry-run shows '
+        'what would become of each series',
+    )
+    group.add_argument(
+        '--dicom-rules',
+        type=read_rules,
+        metavar='JSON',
+        help='rules of your own on which series is which contrast, see docs/dicom.md',
     )
     group.add_argument(
         '--skip-bids-validation', action='store_true', help='do not run the BIDS validator'
@@ -381,6 +399,22 @@ def read_filters(name: str) -> dict[str, Any]:
     return filters
 
 
+def read_rules(name: str) -> dict[str, Any]:
+    """Read rules for recognising series of DICOM.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If the file cannot be read, is not JSON, or holds a rule that could never be followed.
+    """
+    try:
+        content = json.loads(_read_text(name))
+        check_rules(content)
+    except ValueError as error:
+        raise ArgumentTypeError(f'{name}: {error}') from error
+    return content
+
+
 def read_plugin(name: str) -> dict[str, Any]:
     """Read the Nipype plugin and its arguments as they are.
 
@@ -456,6 +490,7 @@ def _complete(values: dict[str, Any]) -> Settings:
         output_dir=_absolute(settings.output_dir),
         work_dir=_absolute(settings.work_dir),
         bids_database_dir=_absolute(database) if database else None,
+        dicom=_unique(str(_absolute(Path(path))) for path in settings.dicom),
         levels=_unique(settings.levels),
         participants=_unique(label.removeprefix('sub-') for label in settings.participants),
         sessions=_unique(label.removeprefix('ses-') for label in settings.sessions),
@@ -524,6 +559,7 @@ def _refuse_values(settings: Settings) -> None:
     if settings.backend not in BACKENDS:
         raise _wrong(f'The backend is one of {", ".join(BACKENDS)}, not {settings.backend!r}.')
     _refuse_training(settings)
+    _refuse_dicom(settings)
     lowest = {'nprocs': 1, 'omp_nthreads': 1, 'random_seed': 0, 'verbosity': 0}
     for name, least in lowest.items():
         if getattr(settings, name) < least:
@@ -535,7 +571,7 @@ def _refuse_values(settings: Settings) -> None:
 
 
 def _refuse_folders(settings: Settings) -> None:
-    if not settings.bids_dir.is_dir():
+    if not settings.bids_dir.is_dir() and not settings.dicom:
         message = f'The input directory {settings.bids_dir} does not exist.'
         raise BidsFlairError(message, ExitCode.INPUT_MISSING)
     bids_dir, output_dir, work_dir = (
@@ -554,6 +590,29 @@ def _refuse_folders(settings: Settings) -> None:
     for kept in (bids_dir, output_dir):
         if settings.clean_workdir and kept.is_relative_to(work_dir):
             raise _wrong(f'--clean-workdir would delete {kept}, which lies in {work_dir}.')
+
+
+def _refuse_dicom(settings: Settings) -> None:
+    if not settings.dicom:
+        if settings.dicom_rules:
+            raise _wrong('--dicom-rules says what DICOM is: give the folders, --dicom.')
+        return
+    if 'participant' not in settings.levels:
+        raise _wrong('--dicom goes with the participant level.')
+    if len(settings.participants) != 1:
+        raise _wrong('--dicom holds one participant: name it with --participant-label.')
+    if len(settings.sessions) > 1:
+        raise _wrong('--dicom holds one session: give at most one --session-label.')
+    for label in (*settings.participants, *settings.sessions):
+        if not LABEL.fullmatch(label):
+            raise _wrong(f'A label in BIDS is letters and digits, not {label!r}.')
+    try:
+        check_rules(settings.dicom_rules or {'rules': []})
+    except ValueError as error:
+        raise _wrong(f'dicom_rules: {error}.') from error
+    for path in settings.dicom:
+        if not Path(path).exists():
+            raise BidsFlairError(f'--dicom {path} does not exist.', ExitCode.INPUT_MISSING)
 
 
 def _refuse_training(settings: Settings) -> None:

@@ -5,12 +5,10 @@ import sys
 import time
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bids_flair.bids.collect import SessionInputs
-from bids_flair.logs import NOTICE
+from bids_flair.logs import CONSOLE, NOTICE
 from bids_flair.workflows.participant import session_wf_name
 
 LOGGER = logging.getLogger('bids_flair')
@@ -29,23 +27,6 @@ STEPS = {
     'synthesize_flair': 'synthesising the FLAIR',
     'score_flair': 'scoring against the acquired FLAIR',
 }
-
-
-def start_logging(verbosity: int) -> None:
-    """Send messages to stderr: coloured on a terminal, plain lines with the time elsewhere."""
-    logging.addLevelName(NOTICE, 'NOTICE')
-    if sys.stderr.isatty():
-        handler: logging.Handler = RichHandler(console=CONSOLE, show_path=False, markup=False)
-        handler.setFormatter(logging.Formatter('%(message)s'))
-    else:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
-    LOGGER.handlers[:] = [handler]
-    LOGGER.propagate = False
-    LOGGER.setLevel(max(25 - 5 * verbosity, 10))
-
-
-CONSOLE = Console(stderr=True)
 
 
 def step_name(node_name: str) -> str | None:

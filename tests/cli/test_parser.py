@@ -15,7 +15,18 @@ from bids_flair.cli.parser import build_parser, parse
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.settings import Settings
 
-HEAVY = {'torch', 'nipype', 'niworkflows', 'numpy', 'bids', 'nibabel', 'scipy', 'yaml', 'psutil'}
+HEAVY = {
+    'torch',
+    'nipype',
+    'niworkflows',
+    'numpy',
+    'bids',
+    'nibabel',
+    'scipy',
+    'yaml',
+    'psutil',
+    'pydicom',
+}
 
 
 @pytest.fixture
@@ -158,6 +169,44 @@ def test_plugin(run, dirs):
     assert run('--nipype-plugin-file', 'plugin.yml').plugin == expected
 
 
+def test_dicom_of_one_participant_into_a_dataset_that_need_not_be_there(dirs):
+    (dirs / 'scans').mkdir()
+    asked = ['--dicom', 'scans', './scans', '--participant-label', 'sub-01']
+    settings = parse(['new', 'out', 'participant', *asked, '--session-label', 'a'])
+    assert settings.dicom == (str(dirs / 'scans'),)
+    assert settings.bids_dir == dirs / 'new'
+    assert (settings.participants, settings.sessions) == (('01',), ('a',))
+
+
+def test_dicom_rules(run, dirs):
+    rules = {'rules': [{'kind': 'T1w', 'reason': 'ours', 'when': {'echo_time': [None, 5]}}]}
+    (dirs / 'rules.json').write_text(json.dumps(rules))
+    options = ('--dicom', 'ds', '--participant-label', '01', '--dicom-rules', 'rules.json')
+    settings = run(*options)
+    assert settings.dicom_rules == rules
+    (dirs / 'bids_flair.toml').write_text(settings.to_toml())
+    assert run('--config-file', 'bids_flair.toml') == settings
+
+
+@pytest.mark.parametrize(
+    ('options', 'code', 'message'),
+    [
+        ('participant --dicom ds', 2, 'name it with --participant-label'),
+        ('participant --dicom ds --participant-label 1 2', 2, 'one participant'),
+        ('participant --dicom ds --participant-label 1 --session-label a b', 2, 'one session'),
+        ('participant --dicom ds --participant-label a_b', 2, "not 'a_b'"),
+        ('participant --dicom no --participant-label 1', 66, 'no does not exist'),
+        ('participant --participant-label 1 --dicom-rules r.json', 2, 'give the folders'),
+        ('group --dicom ds --participant-label 1', 2, 'goes with the participant level'),
+    ],
+)
+def test_dicom_that_is_refused(refused, dirs, options, code, message):
+    (dirs / 'r.json').write_text('{"rules": [{"kind": null, "reason": "x", "when": {}}]}')
+    found, said = refused('ds', 'out', *options.split())
+    assert found == code
+    assert message in said
+
+
 def test_command_line_before_file_before_defaults(run, dirs):
     (dirs / 'run.toml').write_text(
         'bids_dir = "elsewhere"\nbackend = "embedded"\nnprocs = 4\nmem_gb = 16\nverbosity = 2\n'
@@ -235,6 +284,8 @@ def test_values_that_are_refused(refused, options, message):
         ('--bids-filter-file', '[]', 'one JSON object'),
         ('--bids-filter-file', '{"bold": {}}', "no contrast 'bold'"),
         ('--bids-filter-file', '{"t1w": "mprage"}', "not 'mprage'"),
+        ('--dicom-rules', '[]', 'a list "rules"'),
+        ('--dicom-rules', '{"rules": [{"kind": "T1w"}]}', 'rule 1 must hold'),
         ('--use-plugin', 'plugin: [', 'is not YAML'),
         ('--use-plugin', 'SLURM', 'must hold a mapping'),
         ('--use-plugin', 'plugin_args: {}', 'needs plugin'),
@@ -248,7 +299,9 @@ def test_files_that_are_refused(refused, dirs, flag, text, message):
     assert message in said
 
 
-@pytest.mark.parametrize('flag', ['--bids-filter-file', '--use-plugin', '--config-file'])
+@pytest.mark.parametrize(
+    'flag', ['--bids-filter-file', '--dicom-rules', '--use-plugin', '--config-file']
+)
 @pytest.mark.parametrize('name', ['missing', 'ds', 'binary'])
 def test_files_that_cannot_be_read(refused, dirs, flag, name):
     (dirs / 'binary').write_bytes(b'\xff\xfe\x00\x80')
