@@ -88,7 +88,7 @@ def convert(series: Series, extent: Extent, folder: Path) -> Converted:
     """
     staged = _stage(series, folder / 'series')
     images, sidecars, bvals, bvecs = _run_dcm2niix(series, staged, folder)
-    fitting = [path for path in images if _fits(nib.load(path).shape, series, extent)]
+    fitting = _fitting(images, series, extent)
     if len(fitting) != 1:
         shapes = ', '.join('x'.join(map(str, nib.load(path).shape)) for path in images)
         raise _disagrees(
@@ -192,17 +192,23 @@ def _of(stem: str, extension: str, found: Sequence[Path]) -> Path | None:
     return next((path for path in found if str(path) == stem + extension), None)
 
 
-def _fits(shape: Sequence[int], series: Series, extent: Extent) -> bool:
-    """Whether an image has every slice and volume, along whichever axes dcm2niix lays them.
+def _fitting(images: Sequence[Path], series: Series, extent: Extent) -> list[Path]:
+    """Images with every slice and volume, along whichever axes dcm2niix lays them.
 
-    It turns 3D acquisitions to axial, and leaves volumes out that the scanner computed.
+    It turns 3D acquisitions to axial. Of a series with volumes that the scanner computed it makes
+    an image without them, which is the one to take, and another with them.
     """
-    volumes = shape[3] if len(shape) > 3 else 1
+    for volumes in (extent.volumes - extent.computed, extent.volumes):
+        found = [path for path in images if _fits(nib.load(path).shape, series, extent, volumes)]
+        if found:
+            return found
+    return []
+
+
+def _fits(shape: Sequence[int], series: Series, extent: Extent, volumes: int) -> bool:
     wanted = (*_plane(series, shape), extent.slices)
-    return sorted(shape[:3]) == sorted(wanted) and volumes in {
-        extent.volumes,
-        extent.volumes - extent.isotropic,
-    }
+    has_volumes = (shape[3] if len(shape) > 3 else 1) == volumes
+    return sorted(shape[:3]) == sorted(wanted) and has_volumes
 
 
 def _plane(series: Series, shape: Sequence[int]) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from bids_flair.dicom.headers import Frame, Series
 from bids_flair.errors import BidsFlairError, ExitCode
+from bids_flair.processing.gradients import B0_THRESHOLD
 
 SAME_SLICE_MM = 0.05
 SPACING_TOLERANCE = 0.1
@@ -24,15 +25,15 @@ class Extent:
     slices, volumes : int
     first, last : Frame or None
         The outermost slices; None for mosaics, whose slices have no position of their own.
-    isotropic : int
-        How many of the volumes the scanner computed from others.
+    computed : int
+        How many of the volumes the scanner computed from others, as Philips adds a trace.
     """
 
     slices: int
     volumes: int
     first: Frame | None
     last: Frame | None
-    isotropic: int = 0
+    computed: int = 0
 
 
 def check_series(series: Series) -> Extent:
@@ -60,8 +61,15 @@ def check_series(series: Series) -> Extent:
     if len(stacks[0]) == 1:
         _check_start(series)
     volumes = len(stacks[0])
-    isotropic = sum(frame.isotropic for frame in stacks[0])
-    return Extent(len(stacks), volumes, stacks[0][0], stacks[-1][0], isotropic)
+    computed = sum(_is_computed(frame) for frame in stacks[0])
+    return Extent(len(stacks), volumes, stacks[0][0], stacks[-1][0], computed)
+
+
+def _is_computed(frame: Frame) -> bool:
+    weighted = frame.bvalue is not None and frame.bvalue >= B0_THRESHOLD
+    return frame.isotropic or (
+        weighted and frame.direction is not None and not any(frame.direction)
+    )
 
 
 def _stacks(series: Series) -> list[list[Frame]]:

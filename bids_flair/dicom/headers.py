@@ -191,7 +191,8 @@ def _refuse_mixture(instances: Sequence[_Instance]) -> None:
         patient = header.get('PatientID') or (header.get('PatientName'), header.get('PatientSex'))
         folders['patients'].setdefault(str(patient), instance.path.parent)
         folders['studies'].setdefault(header.get('StudyInstanceUID'), instance.path.parent)
-        folders['frames'].setdefault(header.get('FrameOfReferenceUID'), instance.path.parent)
+        if header.get('FrameOfReferenceUID'):
+            folders['frames'].setdefault(header.FrameOfReferenceUID, instance.path.parent)
     # Siemens XA gives every volume of a series that is exported as classic DICOM a study of its
     # own; such studies still share the scanner's coordinates.
     if len(folders['frames']) == 1:

@@ -22,7 +22,7 @@ PATIENT = {
     'PatientBirthDate': '19610213',
     'AccessionNumber': 'ACC998877',
     'ReferringPhysicianName': 'Quacksalber^Theodor',
-    'OperatorsName': 'Knipser^Anna',
+    'OperatorsName': 'Knipser^Annegret',
     'InstitutionName': 'Sankt Nimmerlein Klinik',
     'InstitutionAddress': 'Hinterhofgasse 17, Schilda',
     'StationName': 'MRNIMMER3',
