@@ -6,14 +6,14 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 from bids_flair.dicom.files import open_dicom
-from bids_flair.dicom.geometry import Extent
+from bids_flair.dicom.geometry import Extent, is_computed
 from bids_flair.dicom.headers import Frame, Series
 from bids_flair.errors import BidsFlairError, ExitCode
 
@@ -89,6 +89,10 @@ def convert(series: Series, extent: Extent, folder: Path) -> Converted:
     staged = _stage(series, folder / 'series')
     images, sidecars, bvals, bvecs = _run_dcm2niix(series, staged, folder)
     fitting = _fitting(images, series, extent)
+    if not fitting and len(images) == extent.volumes == len(series.files):
+        joined = _join_volumes(series, extent, folder)
+        check_positions(series, extent, nib.load(joined.image))
+        return joined
     if len(fitting) != 1:
         shapes = ', '.join('x'.join(map(str, nib.load(path).shape)) for path in images)
         raise _disagrees(
@@ -190,6 +194,58 @@ def _paths(found) -> list[Path]:
 
 def _of(stem: str, extension: str, found: Sequence[Path]) -> Path | None:
     return next((path for path in found if str(path) == stem + extension), None)
+
+
+def _join_volumes(series: Series, extent: Extent, folder: Path) -> Converted:
+    """Convert files that hold one volume each, and lay the volumes behind one another.
+
+    dcm2niix does not always do so with enhanced DICOM, and then knows no gradients either: they
+    are taken from the headers, and computed volumes are left out.
+    """
+    volumes, first = [], None
+    frames = [series.frames[v * extent.slices] for v in range(extent.volumes)]
+    acquired = [v for v in range(extent.volumes) if not is_computed(frames[v])]
+    for v in acquired:
+        alone = replace(series, files=(series.files[v],))
+        place = folder / f'volume{v}'
+        images, sidecars, *_ = _run_dcm2niix(alone, _stage(alone, place / 'series'), place)
+        if len(images) != 1 or not _fits(nib.load(images[0]).shape, series, extent, 1):
+            raise _disagrees(series, f'cannot be converted: its volume {v + 1} has another shape')
+        first = first or (nib.load(images[0]), sidecars[0])
+        volumes.append(nib.load(images[0]))
+    reference, sidecar = first
+    if any(not np.allclose(img.affine, reference.affine, atol=1e-3) for img in volumes):
+        raise _disagrees(series, 'has volumes that do not lie on one grid')
+    return _write_joined(volumes, [frames[v] for v in acquired], sidecar, folder)
+
+
+def _write_joined(volumes, frames: Sequence[Frame], sidecar: Path, folder: Path) -> Converted:
+    """Write volumes as one image, as precisely as they are, with gradients in FSL's form."""
+    scalings = {(img.dataobj.slope, img.dataobj.inter) for img in volumes}
+    same = len(scalings) == 1
+    data = [img.dataobj.get_unscaled() if same else img.get_fdata('float32') for img in volumes]
+    joined = nib.Nifti1Image(np.stack(data, 3), volumes[0].affine)
+    joined.header.set_xyzt_units('mm', 'sec')
+    if same:
+        joined.header.set_slope_inter(*scalings.pop())
+    made = Converted(
+        folder / 'joined.nii', sidecar, folder / 'joined.bval', folder / 'joined.bvec'
+    )
+    joined.to_filename(made.image)
+    made.bval.write_text(' '.join(f'{frame.bvalue or 0:g}' for frame in frames))
+    np.savetxt(made.bvec, fsl_directions(frames, joined.affine).T, fmt='%.6f')
+    return made
+
+
+def fsl_directions(frames: Sequence[Frame], affine: np.ndarray) -> np.ndarray:
+    """Directions along the axes of an image, shape (n, 3), as FSL counts them.
+
+    FSL reverses the first axis where the affine has a positive determinant.
+    """
+    directions = np.array([frame.direction or (0.0, 0.0, 0.0) for frame in frames])
+    rotation = affine[:3, :3] / nib.affines.voxel_sizes(affine)
+    along = directions @ LPS_TO_RAS @ rotation
+    return along * (-1, 1, 1) if np.linalg.det(affine[:3, :3]) > 0 else along
 
 
 def _fitting(images: Sequence[Path], series: Series, extent: Extent) -> list[Path]:

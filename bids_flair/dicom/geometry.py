@@ -61,11 +61,12 @@ def check_series(series: Series) -> Extent:
     if len(stacks[0]) == 1:
         _check_start(series)
     volumes = len(stacks[0])
-    computed = sum(_is_computed(frame) for frame in stacks[0])
+    computed = sum(is_computed(frame) for frame in stacks[0])
     return Extent(len(stacks), volumes, stacks[0][0], stacks[-1][0], computed)
 
 
-def _is_computed(frame: Frame) -> bool:
+def is_computed(frame: Frame) -> bool:
+    """Whether the scanner made a weighted slice from others: it has no direction of its own."""
     weighted = frame.bvalue is not None and frame.bvalue >= B0_THRESHOLD
     return frame.isotropic or (
         weighted and frame.direction is not None and not any(frame.direction)

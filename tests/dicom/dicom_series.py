@@ -119,25 +119,30 @@ def write_classic(
 
 
 def write_enhanced(
-    folder: Path, voxels: np.ndarray, matrix: np.ndarray, header: dict
+    folder: Path, voxels: np.ndarray, matrix: np.ndarray, header: dict, *, apart: bool = False
 ) -> list[Path]:
-    """Write one file that holds every slice of every volume."""
+    """Write one file that holds every slice of every volume, or a file for each volume."""
     folder.mkdir(parents=True, exist_ok=True)
     own = {'EchoTime', 'RepetitionTime', 'FlipAngle', 'InversionTime', 'ScanningSequence'}
     top = {key: value for key, value in header.items() if key not in own | {'SequenceVariant'}}
-    volumes = voxels.shape[3]
-    instance = _instance(EnhancedMRImageStorage, {'SeriesInstanceUID': generate_uid(), **top})
-    instance.InstanceNumber = 1
-    instance.NumberOfFrames = voxels.shape[2] * volumes
-    instance.EchoPulseSequence = 'SPIN' if 'SE' in header['ScanningSequence'] else 'GRADIENT'
-    instance.EchoPlanarPulseSequence = 'YES' if 'EP' in header['ScanningSequence'] else 'NO'
-    instance.PulseSequenceName = header.get('SequenceName', '')
-    instance.SharedFunctionalGroupsSequence = [_shared(matrix, header)]
-    instance.PerFrameFunctionalGroupsSequence = [
-        _frame(matrix, k, v, volumes > 1) for v in range(volumes) for k in range(voxels.shape[2])
-    ]
-    _add_pixels(instance, voxels.transpose(3, 2, 1, 0).reshape(-1, *voxels.shape[1::-1]))
-    return [_save(instance, folder / f'{header["SeriesNumber"]}-0001.dcm', False)]
+    series, paths = generate_uid(), []
+    volumes = range(voxels.shape[3])
+    for number, part in enumerate([[v] for v in volumes] if apart else [volumes], 1):
+        instance = _instance(EnhancedMRImageStorage, {'SeriesInstanceUID': series, **top})
+        instance.InstanceNumber = number
+        instance.NumberOfFrames = voxels.shape[2] * len(part)
+        instance.EchoPulseSequence = 'SPIN' if 'SE' in header['ScanningSequence'] else 'GRADIENT'
+        instance.EchoPlanarPulseSequence = 'YES' if 'EP' in header['ScanningSequence'] else 'NO'
+        instance.PulseSequenceName = header.get('SequenceName', '')
+        instance.SharedFunctionalGroupsSequence = [_shared(matrix, header)]
+        instance.PerFrameFunctionalGroupsSequence = [
+            _frame(matrix, k, v, len(volumes) > 1) for v in part for k in range(voxels.shape[2])
+        ]
+        pixels = voxels[..., list(part)].transpose(3, 2, 1, 0)
+        _add_pixels(instance, pixels.reshape(-1, *voxels.shape[1::-1]))
+        path = folder / f'{header["SeriesNumber"]}-{number:04d}.dcm'
+        paths.append(_save(instance, path, False))
+    return paths
 
 
 def _shared(matrix: np.ndarray, header: dict) -> Dataset:

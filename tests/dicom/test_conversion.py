@@ -40,10 +40,14 @@ def test_every_voxel_lies_where_the_scanner_put_it(convert, tmp_path, placed, fo
 
 
 @pytest.mark.parametrize('placed', ['axial', 'sagittal', 'oblique'])
-@pytest.mark.parametrize('write', [series.write_classic, series.write_enhanced])
-def test_diffusion(convert, tmp_path, placed, write):
+@pytest.mark.parametrize('form', ['classic', 'enhanced', 'volumes apart'])
+def test_diffusion(convert, tmp_path, placed, form):
     voxels, affine = series.phantom(len(series.BVALS)), series.affine(placed)
-    write(tmp_path / 'dwi', voxels, affine, series.DWI)
+    if form == 'classic':
+        series.write_classic(tmp_path / 'dwi', voxels, affine, series.DWI)
+    else:
+        apart = form == 'volumes apart'
+        series.write_enhanced(tmp_path / 'dwi', voxels, affine, series.DWI, apart=apart)
     stem = convert(tmp_path / 'dwi') / 'sub-01/dwi/sub-01_dwi'
     written = in_world(Path(f'{stem}.nii.gz'), affine, series.SHAPE)
     np.testing.assert_array_equal(written, voxels)
