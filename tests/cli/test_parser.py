@@ -197,7 +197,11 @@ def test_dicom_rules(run, dirs):
         ('participant --dicom ds --participant-label a_b', 2, "not 'a_b'"),
         ('participant --dicom no --participant-label 1', 66, 'no does not exist'),
         ('participant --participant-label 1 --dicom-rules r.json', 2, 'give the folders'),
-        ('group --dicom ds --participant-label 1', 2, 'goes with the participant level'),
+        (
+            'group --model-name m --dicom ds --participant-label 1',
+            2,
+            'goes with the participant level',
+        ),
     ],
 )
 def test_dicom_that_is_refused(refused, dirs, options, code, message):
