@@ -1,5 +1,7 @@
 """Nodes that work on one anatomical image."""
 
+from typing import Any
+
 import nibabel as nib
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -17,7 +19,9 @@ class _ExtractBrainInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc='head, any contrast')
 
 
-class _ExtractBrainOutputSpec(TraitedSpec):
+class BrainOutputSpec(TraitedSpec):
+    """What every node gives that decides on a brain mask."""
+
     mask = File(exists=True, desc='brain mask on the grid of the image')
     report = traits.Dict(desc='volume, agreement of two methods, warnings')
 
@@ -26,22 +30,28 @@ class ExtractBrain(SimpleInterface):
     """Brain mask of a head of any contrast; a stripped one is taken as it is."""
 
     input_spec = _ExtractBrainInputSpec
-    output_spec = _ExtractBrainOutputSpec
+    output_spec = BrainOutputSpec
 
     def _run_interface(self, runtime):
         from bids_flair.processing.brain_mask import extract_brain
         from bids_flair.processing.images import load_volume
 
         brain = extract_brain(load_volume(self.inputs.in_file))
-        self._results['mask'] = output_file(runtime, 'mask')
-        brain.image.to_filename(self._results['mask'])
-        self._results['report'] = {
-            'VolumeLitres': round(brain.volume_l, 3),
-            'AgreementDice': None if brain.stripped else round(brain.agreement, 3),
-            'InputSkullStripped': brain.stripped,
-            'Warnings': list(brain.warnings),
-        }
+        self._results.update(brain_outputs(brain, runtime))
         return runtime
+
+
+def brain_outputs(brain, runtime) -> dict[str, Any]:
+    """Write a :class:`BrainMask`; the values of :class:`BrainOutputSpec`."""
+    mask = output_file(runtime, 'mask')
+    brain.image.to_filename(mask)
+    report = {
+        'VolumeLitres': round(brain.volume_l, 3),
+        'AgreementDice': None if brain.stripped else round(brain.agreement, 3),
+        'InputSkullStripped': brain.stripped,
+        'Warnings': list(brain.warnings),
+    }
+    return {'mask': mask, 'report': report}
 
 
 class _CorrectBiasInputSpec(BaseInterfaceInputSpec):

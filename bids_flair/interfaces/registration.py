@@ -1,5 +1,7 @@
 """Nodes that bring one contrast onto another."""
 
+from typing import Any
+
 import nibabel as nib
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -20,7 +22,9 @@ class _RegisterRigidInputSpec(BaseInterfaceInputSpec):
     seed = traits.Int(0, usedefault=True, desc='of the random samples')
 
 
-class _RegisterRigidOutputSpec(TraitedSpec):
+class RegistrationOutputSpec(TraitedSpec):
+    """What every node gives that decides on a registration."""
+
     transform = File(exists=True, desc='fixed world to moving world (ITK text)')
     report = traits.Dict(desc='contrast, scores, whether to trust it, warnings')
     trusted = traits.Bool(desc='whether the moved image may be used')
@@ -30,11 +34,10 @@ class RegisterRigid(SimpleInterface):
     """Rigid registration by mutual information (ANTs), scored."""
 
     input_spec = _RegisterRigidInputSpec
-    output_spec = _RegisterRigidOutputSpec
+    output_spec = RegistrationOutputSpec
 
     def _run_interface(self, runtime):
         from bids_flair.processing.images import load_volume
-        from bids_flair.processing.itk import write_itk
         from bids_flair.processing.registration import register_rigid
 
         found = register_rigid(
@@ -44,12 +47,15 @@ class RegisterRigid(SimpleInterface):
             # ITK takes 0 for "from the clock".
             seed=self.inputs.seed + 1,
         )
-        self._results['transform'] = output_file(runtime, 'transform', '.txt')
-        write_itk(found.matrix, self._results['transform'])
-        self._results['trusted'] = found.trusted
-        self._results['report'] = {
-            'Contrast': self.inputs.contrast,
-            'Trusted': found.trusted,
-            **found.scores(),
-        }
+        self._results.update(registration_outputs(found, self.inputs.contrast, runtime))
         return runtime
+
+
+def registration_outputs(found, contrast: str, runtime) -> dict[str, Any]:
+    """Write a :class:`Registration`; the values of :class:`RegistrationOutputSpec`."""
+    from bids_flair.processing.itk import write_itk
+
+    transform = output_file(runtime, 'transform', '.txt')
+    write_itk(found.matrix, transform)
+    report = {'Contrast': contrast, 'Trusted': found.trusted, **found.scores()}
+    return {'transform': transform, 'report': report, 'trusted': found.trusted}

@@ -1,6 +1,6 @@
 """Skull stripping of any contrast: an atlas of the head, checked by a method that needs none."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -19,6 +19,7 @@ from bids_flair.processing.brain_rim import fit_rim, settle_rim, signed_distance
 from bids_flair.processing.brain_surface import inflate
 from bids_flair.processing.itk import optimise
 from bids_flair.processing.registration import distinct_poses
+from bids_flair.processing.resampling import resample_labels
 
 ATLAS = Path(__file__).parent / 'atlas'
 WORK_MM, FINE_MM = 3.0, 2.0
@@ -94,6 +95,46 @@ def extract_brain(image: nib.Nifti1Image) -> BrainMask:
     BidsFlairError
         If the image is not a single volume or holds no head.
     """
+    head = _canonical(image)
+    ready = stripped_mask(head)
+    if ready is not None:
+        return _describe(image, head, ready)
+    # More threads would add in another order each time.
+    with threadpool_limits(1):
+        mask, agreement = find_brain(head, stored_atlas())
+    return _describe(image, head, mask, agreement)
+
+
+def choose_brain(image: nib.Nifti1Image, candidates: Sequence[nib.Nifti1Image]) -> BrainMask:
+    """Take the one of several brain masks that agrees best with the atlas.
+
+    Parameters
+    ----------
+    image : Nifti1Image
+        As for :func:`extract_brain`, which raises the same errors.
+    candidates : sequence of Nifti1Image
+        Masks of the same head, on any grids. Where the image was stripped already its own shape
+        is the mask, and they are not looked at.
+
+    Returns
+    -------
+    BrainMask
+        Its ``agreement`` is the Dice coefficient of the one taken with the atlas' mask.
+    """
+    head = _canonical(image)
+    ready = stripped_mask(head)
+    if ready is not None:
+        return _describe(image, head, ready)
+    with threadpool_limits(1):
+        expected = atlas_brain(head, stored_atlas())[0]
+    grid = (head.shape, head.affine)
+    masks = [np.asarray(resample_labels(c, grid).dataobj) > 0 for c in candidates]
+    best = max(masks, key=lambda mask: dice(mask, expected))
+    return _describe(image, head, best, dice(best, expected))
+
+
+def _canonical(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """A head in RAS+ order, finite; refused where it cannot be one."""
     data = np.asarray(image.dataobj, dtype=np.float32)
     if data.ndim != 3 or not np.ptp(data[np.isfinite(data)]) > 0:
         raise BidsFlairError(
@@ -101,33 +142,46 @@ def extract_brain(image: nib.Nifti1Image) -> BrainMask:
             f'{"several volumes" if data.ndim != 3 else "one value everywhere"}',
             ExitCode.DATA_UNUSABLE,
         )
-    head = nib.as_closest_canonical(
-        nib.Nifti1Image(np.nan_to_num(data, nan=0, posinf=0, neginf=0), image.affine)
-    )
-    ready = stripped_mask(head)
-    # More threads would add in another order each time.
-    with threadpool_limits(1):
-        mask, agreement = (
-            (ready, np.nan) if ready is not None else find_brain(head, stored_atlas())
-        )
-    volume = mask.sum() * voxel_sizes(head.affine).prod() / 1e6
+    finite = np.nan_to_num(data, nan=0, posinf=0, neginf=0)
+    return nib.as_closest_canonical(nib.Nifti1Image(finite, image.affine))
+
+
+def _describe(image, head, mask: np.ndarray, agreement: float | None = None) -> BrainMask:
+    """What is known of a mask on the grid of `head`; without `agreement`, of a stripped image."""
+    volume = float(mask.sum() * voxel_sizes(head.affine).prod() / 1e6)
+    stripped = agreement is None
+    agreement = np.nan if stripped else float(agreement)
     return BrainMask(
         image=_on_grid_of(image, mask, head.affine),
-        volume_l=float(volume),
-        agreement=float(agreement),
-        stripped=ready is not None,
-        warnings=tuple(_warnings(mask, float(volume), float(agreement))),
+        volume_l=volume,
+        agreement=agreement,
+        stripped=stripped,
+        warnings=tuple(_warnings(mask, volume, agreement)),
     )
 
 
 def find_brain(head: nib.Nifti1Image, atlas: 'Atlas') -> tuple[np.ndarray, float]:
     """Mask on the grid of `head` (RAS+), and its Dice coefficient with the inflated surface."""
-    work = _without_neck(isotropic(head, WORK_MM))
-    matrix = align(work, atlas)
-    mask = refined(head, atlas, matrix)
+    mask, matrix, work = atlas_brain(head, atlas)
     rough = _moved_brain(atlas, matrix, work)
     surface = inflate(_only_near(work, rough), WORK_MM, rough > 0.5)
     return mask, dice(_resampled(surface.astype(np.float32), work.affine, head) > 0.5, mask)
+
+
+def atlas_brain(
+    head: nib.Nifti1Image, atlas: 'Atlas'
+) -> tuple[np.ndarray, np.ndarray, nib.Nifti1Image]:
+    """The atlas' way alone: mask on the grid of `head`, matrix to the atlas, working image."""
+    work = _without_neck(isotropic(head, WORK_MM))
+    matrix = align(work, atlas)
+    return refined(head, atlas, matrix), matrix, work
+
+
+def without_neck(head: nib.Nifti1Image) -> nib.Nifti1Image:
+    """A head in RAS+ order, cut off where it is deeper than a head is high."""
+    edge = voxel_sizes(head.affine)[2]
+    cut_mm = _lowest_slice(isotropic(head, WORK_MM)) * WORK_MM
+    return head.slicer[:, :, int(cut_mm / edge) :]
 
 
 def refined(head: nib.Nifti1Image, atlas: 'Atlas', matrix: np.ndarray) -> np.ndarray:
@@ -210,13 +264,17 @@ def _foreground(data: np.ndarray) -> np.ndarray:
 
 def _without_neck(work: nib.Nifti1Image) -> nib.Nifti1Image:
     """Cut what lies deeper than a head is high, and the brightest and darkest half percent."""
-    data = np.asarray(work.dataobj)
-    top = np.flatnonzero(_foreground(data).any((0, 1)))[-1]
-    lowest = max(0, int(top - HEAD_HEIGHT_MM / WORK_MM))
-    data = data[:, :, lowest:]
+    lowest = _lowest_slice(work)
+    data = np.asarray(work.dataobj)[:, :, lowest:]
     data = np.clip(data, *np.percentile(data, [0.5, 99.5]))
     affine = work.affine @ from_matvec(np.eye(3), [0, 0, lowest])
     return nib.Nifti1Image(data, affine)
+
+
+def _lowest_slice(work: nib.Nifti1Image) -> int:
+    """The first slice of a working image that may still hold brain."""
+    top = np.flatnonzero(_foreground(np.asarray(work.dataobj)).any((0, 1)))[-1]
+    return max(0, int(top - HEAD_HEIGHT_MM / WORK_MM))
 
 
 def align(work: nib.Nifti1Image, atlas: Atlas) -> np.ndarray:

@@ -96,28 +96,78 @@ def fit_maps(
         'MD' in mm2/s, 'FA' and 'S0' (units of the series), float32; 0 outside the mask and where
         the series has no signal.
     """
-    points = apply_affine(affine, np.argwhere(mask))
-    signals = np.empty((len(points), len(gradients.usable)), dtype=np.float32)
-    for column, (index, motion) in enumerate(zip(gradients.usable, motions, strict=True)):
-        signals[:, column] = _signal_at(dwi, index, apply_affine(motion @ to_b0, points))
     usable = gradients.usable
-    # A head that turned by R under fixed gradients saw them turned by its inverse.
-    turned = np.einsum('nji,nj->ni', motions[:, :3, :3], gradients.directions[usable])
+    signals = signals_on_grid(dwi, usable, motions, to_b0, affine, mask)
+    turned = turn_gradients(gradients, usable, motions @ to_b0)
     model = TensorModel(
-        gradient_table(gradients.bvals[usable], bvecs=unit(turned), b0_threshold=1),
+        gradient_table(turned.bvals, bvecs=turned.directions, b0_threshold=1),
         fit_method='WLS',
         return_S0_hat=True,
     )
-    values = {name: np.zeros(len(points), np.float32) for name in ('MD', 'FA', 'S0')}
+    values = {name: np.zeros(len(signals), np.float32) for name in ('MD', 'FA', 'S0')}
     measured = np.flatnonzero((signals > 0).all(axis=1))
     with threadpool_limits(threads):
         for start in range(0, len(measured), FIT_CHUNK):
             chunk = measured[start : start + FIT_CHUNK]
             fit = model.fit(signals[chunk])
-            values['MD'][chunk] = np.clip(fit.md, 0, LARGEST_MD)
-            values['FA'][chunk] = np.clip(np.nan_to_num(fit.fa), 0, 1)
-            values['S0'][chunk] = np.clip(fit.S0_hat, 0, 4 * signals[chunk].max())
-    return {name: _fill(vector, mask, affine) for name, vector in values.items()}
+            maps = {'MD': fit.md, 'FA': fit.fa, 'S0': fit.S0_hat}
+            for name, vector in possible_values(maps, signals[chunk].max()).items():
+                values[name][chunk] = vector
+    return {name: fill(vector, mask, affine) for name, vector in values.items()}
+
+
+def signals_on_grid(
+    dwi: nib.Nifti1Image,
+    volumes: np.ndarray,
+    motions: np.ndarray,
+    to_b0: np.ndarray,
+    affine: np.ndarray,
+    mask: np.ndarray,
+) -> np.ndarray:
+    """Signals of some volumes in the voxels of a mask, interpolated once by third-order splines.
+
+    Parameters
+    ----------
+    volumes : ndarray of int, shape (n,)
+        Indices into the series.
+    motions : ndarray, shape (n, 4, 4)
+        World of the mean b=0 to the world of each of these volumes.
+    to_b0, affine, mask
+        As for :func:`fit_maps`.
+
+    Returns
+    -------
+    ndarray, shape (voxels in `mask`, n)
+        float32; 0 where a volume does not reach.
+    """
+    points = apply_affine(affine, np.argwhere(mask))
+    signals = np.empty((len(points), len(volumes)), dtype=np.float32)
+    for column, (index, motion) in enumerate(zip(volumes, motions, strict=True)):
+        signals[:, column] = _signal_at(dwi, index, apply_affine(motion @ to_b0, points))
+    return signals
+
+
+def turn_gradients(gradients: Gradients, volumes: np.ndarray, matrices: np.ndarray) -> Gradients:
+    """Gradients of some volumes, as seen from the grid that the volumes are resampled to.
+
+    A head that turned by R under fixed gradients saw them turned by its inverse. Of an affine
+    matrix, the rotation counts that comes closest to it (finite strain; Alexander et al., IEEE
+    TMI 20(11), 1131, 2001).
+
+    Parameters
+    ----------
+    matrices : ndarray, shape (n, 4, 4)
+        World of the grid to the world of each volume.
+    """
+    left, _, right = np.linalg.svd(matrices[:, :3, :3])
+    turned = np.einsum('nji,nj->ni', left @ right, gradients.directions[volumes])
+    return Gradients(gradients.bvals[volumes], unit(turned))
+
+
+def possible_values(maps: dict[str, np.ndarray], brightest: float) -> dict[str, np.ndarray]:
+    """MD (mm2/s), FA and S0 kept within what can be; `brightest` is that of the signals."""
+    limits = {'MD': LARGEST_MD, 'FA': 1.0, 'S0': 4 * brightest}
+    return {name: np.clip(np.nan_to_num(values), 0, limits[name]) for name, values in maps.items()}
 
 
 def _signal_at(dwi: nib.Nifti1Image, index: int, points: np.ndarray) -> np.ndarray:
@@ -135,7 +185,8 @@ def _signal_at(dwi: nib.Nifti1Image, index: int, points: np.ndarray) -> np.ndarr
     return np.where(inside & (data.max() > 0), np.clip(values, floor, data.max()), 0)
 
 
-def _fill(values: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
+def fill(values: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
+    """An image that holds `values` in the voxels of a mask and 0 elsewhere, float32."""
     data = np.zeros(mask.shape, dtype=np.float32)
     data[mask] = values
     return nib.Nifti1Image(data, affine)

@@ -111,6 +111,21 @@ def _world_directions(affine, bvals, vectors, bvec) -> np.ndarray:
     return unit(vectors @ rotation.T)
 
 
+def write_gradients(
+    gradients: Gradients, affine: np.ndarray, bval: Path | str, bvec: Path | str
+) -> None:
+    """Write gradients in FSL's form, for a series on the grid of `affine`.
+
+    Inverse of :func:`read_gradients`; three rows of vectors.
+    """
+    rotation = affine[:3, :3] / nib.affines.voxel_sizes(affine)
+    vectors = gradients.directions @ rotation
+    if np.linalg.det(affine[:3, :3]) > 0:
+        vectors = vectors * (-1, 1, 1)
+    np.savetxt(bval, gradients.bvals[None], fmt='%g')
+    np.savetxt(bvec, vectors.T, fmt='%.8f')
+
+
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors (n, 3) of length 1; those of length 0 stay."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -96,9 +96,26 @@ def register_rigid(
     best = max(ends, key=search)
     fine = tuple(shrink(img, FINE_MM) for img in (fixed, moving))
     matrix = _rigid(*fine, mask, best, (2, 1), (40, 40), seed)
-    similarity = _Similarity(fixed, moving, _thin(points, JUDGE_POINTS))
-    matrix = max((matrix, best, np.eye(4)), key=similarity)
-    return _judge(similarity, matrix)
+    return best_of(fixed, moving, mask, (matrix, best))
+
+
+def best_of(
+    fixed: nib.Nifti1Image,
+    moving: nib.Nifti1Image,
+    mask: nib.Nifti1Image,
+    matrices: Iterable[np.ndarray],
+) -> Registration:
+    """Take and judge the best of several transforms, the identity among them.
+
+    Parameters
+    ----------
+    fixed, moving, mask
+        As for :func:`register_rigid`.
+    matrices : iterable of ndarray, shape (4, 4)
+        Fixed world to moving world (RAS+, mm), whatever program found them.
+    """
+    similarity = _Similarity(fixed, moving, _thin(_mask_points(mask), JUDGE_POINTS))
+    return _judge(similarity, max((*matrices, np.eye(4)), key=similarity))
 
 
 def follow_rigid(

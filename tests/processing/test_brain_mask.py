@@ -7,7 +7,14 @@ from scipy import ndimage
 
 from bids_flair.errors import BidsFlairError
 from bids_flair.processing import brain_mask
-from bids_flair.processing.brain_mask import dice, extract_brain, stored_atlas, stripped_mask
+from bids_flair.processing.brain_mask import (
+    choose_brain,
+    dice,
+    extract_brain,
+    stored_atlas,
+    stripped_mask,
+    without_neck,
+)
 from bids_flair.processing.brain_rim import fit_rim, signed_distance
 from bids_flair.processing.brain_surface import inflate
 
@@ -116,6 +123,41 @@ def test_atlas_head_is_found_wherever_it_lies_in_any_unit(scale):
     img = _displaced(nib.Nifti1Image(data.astype(np.float32), atlas.head.affine), 17, (5, 40, -60))
     found = extract_brain(img)
     assert dice(np.asarray(found.image.dataobj) > 0, np.asarray(atlas.brain.dataobj) > 0.5) > 0.93
+
+
+@pytest.mark.slow
+def test_candidate_that_agrees_best_with_the_atlas_is_taken():
+    atlas = stored_atlas()
+    brain = np.asarray(atlas.brain.dataobj) > 0.5
+    masks = [ndimage.binary_erosion(brain, iterations=4), brain, ndimage.binary_dilation(brain)]
+    images = [nib.Nifti1Image(mask.astype(np.uint8), atlas.brain.affine) for mask in masks]
+    axes = nib.orientations.axcodes2ornt('LPS')
+    turn = nib.orientations.ornt_transform(nib.io_orientation(atlas.head.affine), axes)
+    found = choose_brain(atlas.head.as_reoriented(turn), images)
+    back = np.asarray(nib.as_closest_canonical(found.image).dataobj) > 0
+    np.testing.assert_array_equal(back, brain)
+    assert 0.9 < found.agreement < 1 and not found.stripped
+
+
+def test_of_a_stripped_image_no_candidate_is_taken(phantom):
+    data, brain = phantom
+    img = nib.Nifti1Image(np.where(brain, data, 0), AFFINE)
+    wrong = nib.Nifti1Image(np.ones(brain.shape, np.uint8), AFFINE)
+    found = choose_brain(img, [wrong])
+    assert found.stripped
+    assert (np.asarray(found.image.dataobj) > 0).tolist() == brain.tolist()
+
+
+def test_neck_is_cut_where_a_head_ends(phantom):
+    data, _ = phantom
+    long = np.concatenate([np.zeros((56, 56, 40), np.float32), data], 2)
+    long[18:38, 18:38, :50] = 100
+    cut = without_neck(nib.Nifti1Image(long, AFFINE))
+    top = np.flatnonzero((data > 20).any((0, 1)))[-1] + 40
+    kept_mm = (top - 96 + cut.shape[2]) * EDGE_MM
+    assert kept_mm == pytest.approx(brain_mask.HEAD_HEIGHT_MM, abs=2 * EDGE_MM)
+    np.testing.assert_array_equal(np.asarray(cut.dataobj), long[:, :, -cut.shape[2] :])
+    assert cut.affine[2, 3] == (96 - cut.shape[2]) * EDGE_MM
 
 
 def _mask_of(path) -> brain_mask.BrainMask:

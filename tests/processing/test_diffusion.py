@@ -7,8 +7,8 @@ from nibabel.affines import from_matvec
 from scipy.spatial.transform import Rotation
 
 from bids_flair.errors import BidsFlairError, ExitCode
-from bids_flair.processing.diffusion import fit_maps, load_series
-from bids_flair.processing.gradients import read_gradients
+from bids_flair.processing.diffusion import fit_maps, load_series, turn_gradients
+from bids_flair.processing.gradients import Gradients, read_gradients, write_gradients
 
 SHAPE = (12, 13, 14)
 AFFINES = {
@@ -150,3 +150,23 @@ def test_directions_in_a_plane_cannot_make_a_tensor(tmp_path):
     )
     with pytest.raises(BidsFlairError, match='independent directions'):
         load_series(*files)
+
+
+@pytest.mark.parametrize('name', AFFINES)
+def test_gradients_are_written_as_they_were_read(name, tmp_path):
+    files, _ = series(tmp_path, AFFINES[name])
+    dwi, gradients = load_series(*files)
+    write_gradients(gradients, dwi.affine, tmp_path / 'bval', tmp_path / 'bvec')
+    np.testing.assert_allclose(np.loadtxt(tmp_path / 'bvec'), np.loadtxt(files[2]), atol=2e-6)
+    again = read_gradients(dwi, tmp_path / 'bval', tmp_path / 'bvec')
+    np.testing.assert_allclose(again.directions, gradients.directions, atol=1e-6)
+    np.testing.assert_array_equal(again.bvals, gradients.bvals)
+
+
+def test_of_an_affine_motion_only_the_turn_turns_the_gradients():
+    turn = Rotation.from_euler('xyz', (5, -8, 12), degrees=True).as_matrix()
+    stretched = from_matvec(turn @ np.diag([1.02, 0.97, 1.0]), (3, 4, 5))
+    gradients = Gradients(np.array([0.0, 1000.0]), np.array([[0.0, 0, 0], [0.6, 0.8, 0]]))
+    turned = turn_gradients(gradients, np.array([0, 1]), np.stack([stretched] * 2))
+    np.testing.assert_allclose(turned.directions[1], turn.T @ gradients.directions[1], atol=1e-9)
+    assert (turned.directions[0] == 0).all()

@@ -8,7 +8,12 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from bids_flair.processing.bias import correct_bias
-from bids_flair.processing.registration import follow_rigid, mean_distance, register_rigid
+from bids_flair.processing.registration import (
+    best_of,
+    follow_rigid,
+    mean_distance,
+    register_rigid,
+)
 from bids_flair.simulation.anatomy import load_anatomy, shipped
 from bids_flair.simulation.contrasts import simulate
 
@@ -81,3 +86,12 @@ def test_empty_mask_is_refused(head):
     empty = nib.Nifti1Image(np.zeros(head['T1w'].shape, np.uint8), head['T1w'].affine)
     with pytest.raises(ValueError, match='empty'):
         correct_bias(head['T1w'], empty)
+
+
+def test_the_best_of_several_transforms_is_taken(head):
+    true = from_matvec(Rotation.from_euler('xyz', (6, 0, 4), degrees=True).as_matrix(), (9, 0, 5))
+    wrong = from_matvec(np.eye(3), (0, 25, 0))
+    found = best_of(head['T1w'], moved(head['T2w'], true), head['mask'], (wrong, true))
+    np.testing.assert_array_equal(found.matrix, true)
+    assert found.trusted
+    assert not best_of(head['T1w'], moved(head['T2w'], true), head['mask'], (wrong,)).trusted
