@@ -105,6 +105,8 @@ class Descriptor:
     ----------
     contrasts, outputs : mapping
         By name.
+    field_maps : mapping
+        Query for images that tell the distortion of a diffusion series: of another phase encoding.
     descriptions : mapping
         Meaning of each ``desc-<label>``: the rows of ``descriptions.tsv``.
     bidsignore : tuple of str
@@ -118,6 +120,7 @@ class Descriptor:
 
     contrasts: Mapping[str, Contrast]
     outputs: Mapping[str, Output]
+    field_maps: Mapping[str, Any]
     descriptions: Mapping[str, str]
     bidsignore: tuple[str, ...]
     dicom_rules: tuple[Mapping[str, Any], ...] = ()
@@ -143,6 +146,7 @@ def load_descriptor() -> Descriptor:
     return Descriptor(
         contrasts={name: _contrast(name, entry) for name, entry in data['contrasts'].items()},
         outputs={name: _output(name, entry) for name, entry in data['outputs'].items()},
+        field_maps=data['field_maps']['query'],
         descriptions=data['descriptions'],
         bidsignore=tuple(data['bidsignore']),
         dicom_rules=tuple(data['dicom']['rules']),

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 from bids.layout import BIDSLayout, BIDSLayoutIndexer, Query
 
+from bids_flair.bids.acquisition import Acquisition, read_acquisition
 from bids_flair.descriptor import Contrast, load_descriptor
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.processing.gradients import B0_THRESHOLD, FEWEST_DIRECTIONS
@@ -19,7 +20,7 @@ from bids_flair.settings import Settings
 # Never looked into: nothing in them is queried, and some hold very many files.
 IGNORED_FOLDERS = (
     'code|derivatives|models|sourcedata|stimuli|'
-    'func|fmap|perf|eeg|ieeg|meg|beh|pet|micr|nirs|motion|mrs'
+    'func|perf|eeg|ieeg|meg|beh|pet|micr|nirs|motion|mrs'
 )
 
 
@@ -33,6 +34,8 @@ class SessionInputs:
         Contrast ('T1w', 'T2w', 'dwi', 'FLAIR') to the one file that is taken.
     bval, bvec : path or None
         Of the diffusion series.
+    acquisition : Acquisition
+        How the diffusion series was encoded.
     passed_over : tuple of str
         What else was found, and why it is not taken.
     """
@@ -42,6 +45,7 @@ class SessionInputs:
     images: Mapping[str, Path]
     bval: Path | None = None
     bvec: Path | None = None
+    acquisition: Acquisition = field(default=Acquisition())
     passed_over: tuple[str, ...] = field(default=())
 
     @property
@@ -187,6 +191,8 @@ def _choose(layout, label: str, session: str | None, files) -> SessionInputs:
     images: dict[str, Path] = {}
     passed_over: list[str] = []
     bval = bvec = None
+    acquisition = Acquisition()
+    all_series = files.get('dwi', [])
     for contrast, paths in files.items():
         if contrast == 'dwi':
             paths, without_directions = _with_directions(layout, paths)
@@ -197,7 +203,18 @@ def _choose(layout, label: str, session: str | None, files) -> SessionInputs:
             passed_over += [f'{p}: {ranked[0].name} is taken' for p in ranked[1:]]
     if 'dwi' in images:
         bval, bvec = (_companion(layout, images['dwi'], kind) for kind in ('bval', 'bvec'))
-    return SessionInputs(label, session, images, bval, bvec, tuple(passed_over))
+        others = [*_field_maps(layout, label, session), *all_series]
+        acquisition = read_acquisition(layout, images['dwi'], others)
+    return SessionInputs(label, session, images, bval, bvec, acquisition, tuple(passed_over))
+
+
+def _field_maps(layout, label: str, session: str | None) -> list[Path]:
+    """Spin-echo images that may tell the distortion of a series."""
+    entities = {
+        entity: _pybids_value(value) for entity, value in load_descriptor().field_maps.items()
+    }
+    found = layout.get(subject=label, session=session or Query.NONE, **entities)
+    return [Path(file.path) for file in found]
 
 
 def _with_directions(layout, paths: list[Path]) -> tuple[list[Path], list[Path]]:

@@ -106,6 +106,66 @@ def test_opposite_phase_b0_is_passed_over(dataset):
     assert 'dir-AP' in found.passed_over[0]
 
 
+def encoded(dataset, stem: str, direction: str, **fields) -> None:
+    sidecar = {'PhaseEncodingDirection': direction, 'TotalReadoutTime': 0.04, **fields}
+    dataset.write(f'{stem}.json', json.dumps(sidecar))
+
+
+def test_field_map_of_opposite_phase_encoding_is_found(dataset):
+    dataset.series('sub-01/dwi/sub-01_dwi')
+    encoded(dataset, 'sub-01/dwi/sub-01_dwi', 'j')
+    for direction, axis in (('AP', 'j'), ('PA', 'j-'), ('LR', 'i-')):
+        stem = f'sub-01/fmap/sub-01_dir-{direction}_epi'
+        dataset.image(f'{stem}.nii.gz')
+        encoded(dataset, stem, axis, TotalReadoutTime=0.05)
+    found = dataset.collect()['sub-01'].acquisition
+    assert (found.axis, found.readout_s, found.opposite_readout_s) == ('j', 0.04, 0.05)
+    assert found.opposite.name == 'sub-01_dir-PA_epi.nii.gz'
+    assert found.opposite_bval is None
+
+
+def test_series_of_opposite_phase_encoding_will_do(dataset):
+    for direction, axis, number in (('PA', 'j', 30), ('AP', 'j-', 0)):
+        stem = f'sub-01/dwi/sub-01_dir-{direction}_dwi'
+        dataset.series(stem, directions=number)
+        encoded(dataset, stem, axis)
+    found = dataset.collect()['sub-01'].acquisition
+    assert found.opposite.name == 'sub-01_dir-AP_dwi.nii.gz'
+    assert found.opposite_bval.name == 'sub-01_dir-AP_dwi.bval'
+
+
+@pytest.mark.parametrize(('intended', 'taken'), [
+    ('bids::sub-01/dwi/sub-01_dwi.nii.gz', True),
+    (['ses-1/func/sub-01_bold.nii.gz'], False),
+])  # fmt: skip
+def test_field_map_for_other_images_is_left_alone(dataset, intended, taken):
+    dataset.series('sub-01/dwi/sub-01_dwi')
+    encoded(dataset, 'sub-01/dwi/sub-01_dwi', 'j')
+    dataset.image('sub-01/fmap/sub-01_epi.nii.gz')
+    encoded(dataset, 'sub-01/fmap/sub-01_epi', 'j-', IntendedFor=intended)
+    assert (dataset.collect()['sub-01'].acquisition.opposite is not None) == taken
+
+
+def test_opposite_is_told_in_the_world_not_along_the_voxels(dataset):
+    """Stored the other way round, the same axis with another sign is the same encoding."""
+    dataset.series('sub-01/dwi/sub-01_dwi')
+    encoded(dataset, 'sub-01/dwi/sub-01_dwi', 'j')
+    path = dataset.image('sub-01/fmap/sub-01_epi.nii.gz', edges=(1, -1, 1))
+    encoded(dataset, 'sub-01/fmap/sub-01_epi', 'j-')
+    assert nib.load(path).affine[1, 1] == -1
+    assert dataset.collect()['sub-01'].acquisition.opposite is None
+    encoded(dataset, 'sub-01/fmap/sub-01_epi', 'j')
+    assert dataset.collect()['sub-01'].acquisition.opposite == path
+
+
+def test_phase_encoding_is_inherited_and_its_sign_may_be_unknown(dataset):
+    dataset.series('sub-01/dwi/sub-01_dwi')
+    dataset.write('dwi.json', json.dumps({'PhaseEncodingAxis': 'i', 'TotalReadoutTime': 0.1}))
+    dataset.write('sub-01/dwi/sub-01_dwi.json', '{"TotalReadoutTime": 0.06}')
+    found = dataset.collect()['sub-01'].acquisition
+    assert (found.axis, found.readout_s) == ('i', 0.06)
+
+
 def test_complete_series_before_one_without_bvec(dataset):
     dataset.series('sub-01/dwi/sub-01_run-1_dwi', directions=60, bvec=False)
     whole = dataset.series('sub-01/dwi/sub-01_run-2_dwi', directions=12)
