@@ -5,6 +5,7 @@ import os
 import tempfile
 from importlib.resources import files
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from bids_flair import __version__
@@ -48,11 +49,11 @@ def write_atomically(path: Path, text: str) -> None:
     Path(name).replace(path)
 
 
-def write_dataset_files(settings: Settings) -> None:
+def write_dataset_files(settings: Settings, backend: ModuleType) -> None:
     """Write what makes the output directory a BIDS derivative dataset."""
     out = settings.output_dir
     descriptor = load_descriptor()
-    description = json.dumps(dataset_description(settings.bids_dir), indent=2)
+    description = json.dumps(dataset_description(settings.bids_dir, backend), indent=2)
     write_atomically(out / 'dataset_description.json', description + '\n')
     write_atomically(out / '.bidsignore', '\n'.join(descriptor.bidsignore) + '\n')
     rows = [f'{label}\t{text}' for label, text in descriptor.descriptions.items()]
@@ -68,14 +69,21 @@ def write_citation(settings: Settings, methods: str) -> None:
     write_atomically(logs / 'CITATION.bib', bibliography)
 
 
-def dataset_description(bids_dir: Path) -> dict[str, Any]:
+def dataset_description(bids_dir: Path, backend: ModuleType) -> dict[str, Any]:
     """Content of the derivative's ``dataset_description.json``."""
+    versions = [f'{name} {number}' for name, number in backend.package_versions().items()]
     raw = _raw_description(bids_dir)
     description = {
         'Name': f'Synthetic FLAIR for {raw.get("Name", bids_dir.name)}',
         'BIDSVersion': '1.10.0',
         'DatasetType': 'derivative',
-        'GeneratedBy': [{'Name': 'bids_flair', 'Version': __version__}],
+        'GeneratedBy': [
+            {
+                'Name': 'bids_flair',
+                'Version': __version__,
+                'Description': f'backend {backend.NAME}: {", ".join(versions)}',
+            }
+        ],
         'HowToAcknowledge': f'Please cite {PAPER}, and the methods text in logs/CITATION.md.',
         'SourceDatasets': [_source(raw, bids_dir)],
         'DatasetLinks': {RAW: bids_dir.as_uri()},

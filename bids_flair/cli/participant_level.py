@@ -66,7 +66,7 @@ def run_participant_level(settings: Settings) -> ExitCode:
     LOGGER.log(NOTICE, 'bids_flair %s: %s -> %s', __version__, *_folders(settings))
     _check_input(settings)
     _check_commands(settings)
-    backend = load_backend(settings.backend)
+    backend = load_backend(settings.backend, settings.work_dir)
     found = probe(settings.model, settings.device)
     settings = replace(settings, device=found['device'], inputs=_inputs(settings, found))
     sessions = collect(settings)
@@ -77,7 +77,7 @@ def run_participant_level(settings: Settings) -> ExitCode:
     if settings.clean_workdir:
         _forget_earlier_runs(settings)
     configure_nipype(settings)
-    write_dataset_files(settings)
+    write_dataset_files(settings, backend)
     methods = _methods(sessions, settings, backend)
     write_citation(settings, methods)
     if settings.boilerplate_only:

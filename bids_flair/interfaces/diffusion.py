@@ -13,7 +13,9 @@ from nipype.interfaces.base import (
 from bids_flair.interfaces.files import output_file
 
 
-class _SeriesInputSpec(BaseInterfaceInputSpec):
+class SeriesInputSpec(BaseInterfaceInputSpec):
+    """A diffusion series as acquired."""
+
     dwi = File(exists=True, mandatory=True, desc='diffusion series')
     bval = File(exists=True, mandatory=True, desc='b-values, s/mm2')
     bvec = File(exists=True, mandatory=True, desc="directions, FSL's convention")
@@ -26,7 +28,7 @@ class _MeanB0OutputSpec(TraitedSpec):
 class MeanB0(SimpleInterface):
     """Mean of the volumes without diffusion weighting."""
 
-    input_spec = _SeriesInputSpec
+    input_spec = SeriesInputSpec
     output_spec = _MeanB0OutputSpec
 
     def _run_interface(self, runtime):
@@ -38,7 +40,7 @@ class MeanB0(SimpleInterface):
         return runtime
 
 
-class _EstimateMotionInputSpec(_SeriesInputSpec):
+class _EstimateMotionInputSpec(SeriesInputSpec):
     b0 = File(exists=True, mandatory=True, desc='mean b=0 of the series')
     mask = File(exists=True, mandatory=True, desc='brain mask on the reference grid')
     transform = File(exists=True, mandatory=True, desc='reference world to b=0 world (ITK)')
@@ -68,7 +70,7 @@ class EstimateMotion(SimpleInterface):
         return runtime
 
 
-class _FitTensorInputSpec(_SeriesInputSpec):
+class _FitTensorInputSpec(SeriesInputSpec):
     motion = File(exists=True, mandatory=True, desc='as EstimateMotion writes it')
     mask = File(exists=True, mandatory=True, desc='brain mask on the reference grid')
     transform = File(exists=True, mandatory=True, desc='reference world to b=0 world (ITK)')

@@ -80,8 +80,8 @@ def init_alignment_wf(
     """
     workflow = LiterateWorkflow(name=name or f'align_{contrast}_wf')
     workflow.__desc__ = (
-        f'The {contrast} image was registered to the reference with six degrees of freedom and '
-        'mutual information [ANTs, @ants], corrected with N4, and resampled once by third-order '
+        f'The {contrast} image was registered to the reference with six degrees of freedom '
+        f'({backend.REGISTERED_BY}), corrected with N4, and resampled once by third-order '
         'splines. '
     )
     inputnode = pe.Node(niu.IdentityInterface(['in_file', 'reference', 'mask']), name='inputnode')

@@ -6,11 +6,20 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow
 
+from bids_flair.bids.acquisition import Acquisition
+
 
 def init_diffusion_wf(
-    *, backend: ModuleType, omp_nthreads: int = 1, seed: int = 0, name: str = 'diffusion_wf'
+    *,
+    backend: ModuleType,
+    acquisition: Acquisition,
+    omp_nthreads: int = 1,
+    seed: int = 0,
+    name: str = 'diffusion_wf',
 ) -> LiterateWorkflow:
     """Register a diffusion series and fit the tensor on the reference grid.
+
+    Where the backend can undo the distortion by susceptibility it does so before it registers.
 
     Inputs
     ------
@@ -32,8 +41,8 @@ def init_diffusion_wf(
     """
     workflow = LiterateWorkflow(name=name)
     workflow.__desc__ = (
-        'The mean b=0 volume was registered to the reference with six degrees of freedom and '
-        'mutual information. '
+        'The mean b=0 volume was registered to the reference with six degrees of freedom '
+        f'({backend.REGISTERED_BY}). '
     )
     series = ['dwi', 'bval', 'bvec', 'b0']
     inputnode = pe.Node(niu.IdentityInterface([*series, 'reference', 'mask']), name='inputnode')
@@ -42,12 +51,22 @@ def init_diffusion_wf(
         name='outputnode',
     )
     registration_wf = backend.init_registration_wf(contrast='dwi', seed=seed)
-    tensor_wf = backend.init_tensor_wf(omp_nthreads=omp_nthreads)
+    tensor_wf = backend.init_tensor_wf(omp_nthreads=omp_nthreads, acquisition=acquisition)
+    unwarping_wf = backend.init_unwarping_wf(acquisition=acquisition)
+    if unwarping_wf is None:
+        workflow.connect(inputnode, 'b0', registration_wf, 'inputnode.moving')
+    else:
+        workflow.connect([
+            (inputnode, unwarping_wf, [('b0', 'inputnode.b0')]),
+            (unwarping_wf, registration_wf, [('outputnode.b0', 'inputnode.moving')]),
+            (unwarping_wf, tensor_wf, [
+                ('outputnode.field', 'inputnode.field'),
+                ('outputnode.movement', 'inputnode.movement'),
+            ]),
+        ])  # fmt: skip
     workflow.connect([
         (inputnode, registration_wf, [
-            ('b0', 'inputnode.moving'),
-            ('reference', 'inputnode.fixed'),
-            ('mask', 'inputnode.mask'),
+            ('reference', 'inputnode.fixed'), ('mask', 'inputnode.mask'),
         ]),
         (inputnode, tensor_wf, [(field, f'inputnode.{field}') for field in [*series, 'mask']]),
         (registration_wf, tensor_wf, [('outputnode.transform', 'inputnode.transform')]),

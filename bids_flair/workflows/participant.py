@@ -1,6 +1,7 @@
 """One participant in one session: from raw images to written derivatives."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import ModuleType
 
 from nipype.interfaces import utility as niu
@@ -8,6 +9,7 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow
 
 from bids_flair import __version__
+from bids_flair.bids.acquisition import Acquisition
 from bids_flair.bids.collect import SessionInputs
 from bids_flair.descriptor import load_descriptor
 from bids_flair.interfaces.diffusion import MeanB0
@@ -136,6 +138,7 @@ class _SessionBuilder:
     def _add_diffusion(self) -> None:
         diffusion_wf = init_diffusion_wf(
             backend=self.backend,
+            acquisition=self._acquisition(),
             omp_nthreads=self.settings.omp_nthreads,
             seed=self.settings.random_seed,
         )
@@ -172,6 +175,11 @@ class _SessionBuilder:
 
     def _to_synthesis(self, source, field: str, target: str) -> None:
         self.workflow.connect(source, field, self.synthesis_wf, f'inputnode.{target}')
+
+    def _acquisition(self) -> Acquisition:
+        """As collected; a reference that is distorted itself is not to be unwarped."""
+        found = self.inputs.acquisition
+        return replace(found, opposite=None) if self.inputs.reference == 'dwi' else found
 
     def _series(self) -> dict[str, str]:
         files = {'dwi': self.inputs.images['dwi'], 'bval': self.inputs.bval}

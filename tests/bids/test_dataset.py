@@ -10,6 +10,7 @@ from bids_flair.bids.dataset import check_writable, write_atomically, write_data
 from bids_flair.bids.names import output_path, raw_uri
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.settings import Settings
+from bids_flair.workflows.backends import embedded
 
 
 @pytest.fixture
@@ -22,10 +23,12 @@ def settings(tmp_path) -> Settings:
 
 
 def test_description_links_to_the_source(settings):
-    write_dataset_files(settings)
+    write_dataset_files(settings, embedded)
     description = json.loads((settings.output_dir / 'dataset_description.json').read_text())
     assert description['DatasetType'] == 'derivative'
-    assert description['GeneratedBy'][0]['Name'] == 'bids_flair'
+    (program,) = description['GeneratedBy']
+    assert program['Name'] == 'bids_flair'
+    assert 'embedded' in program['Description'] and 'antspyx' in program['Description']
     assert description['DatasetLinks'] == {'raw': settings.bids_dir.as_uri()}
     assert description['License'] == 'CC0'
     assert 'figures' in (settings.output_dir / '.bidsignore').read_text().splitlines()

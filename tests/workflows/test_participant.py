@@ -3,11 +3,12 @@
 from itertools import combinations
 from pathlib import Path
 
+import fsl_stand_in
 import pytest
 
 from bids_flair.bids.collect import SessionInputs
 from bids_flair.settings import Settings
-from bids_flair.workflows.backends import load_backend
+from bids_flair.workflows.backends import embedded, fsl
 from bids_flair.workflows.participant import init_run_wf, init_session_wf, methods_text
 
 RAW = Path('/data')
@@ -48,9 +49,9 @@ def inputs_of(subset) -> SessionInputs:
     return SessionInputs('01', None, {name: FILES[name] for name in subset}, *companions)
 
 
-def graph_of(subset, settings=None):
+def graph_of(subset, settings=None, backend=embedded):
     settings = settings or SETTINGS
-    workflow = init_run_wf([inputs_of(subset)], settings, load_backend('embedded'))
+    workflow = init_run_wf([inputs_of(subset)], settings, backend)
     # What Nipype does before it runs: connections and mandatory inputs are checked.
     return workflow._create_flat_graph()
 
@@ -59,13 +60,23 @@ def names(graph) -> set[str]:
     return {node.name for node in graph.nodes()}
 
 
+@pytest.fixture(params=['embedded', 'fsl'])
+def backend(request, tmp_path, monkeypatch):
+    """Each backend; FSL as far as it is needed to build a graph."""
+    monkeypatch.setenv('FSLDIR', str(fsl_stand_in.install(tmp_path / 'fsl')))
+    return {'embedded': embedded, 'fsl': fsl}[request.param]
+
+
 @pytest.mark.parametrize('subset', SUBSETS, ids='+'.join)
-def test_every_subset(subset):
-    graph = graph_of(subset)
+def test_every_subset(subset, backend):
+    graph = graph_of(subset, backend=backend)
     nodes = names(graph)
+    register, fit = {'embedded': ('register', 'fit_tensor'), 'fsl': ('choose', 'dtifit')}[
+        backend.NAME
+    ]
     assert {'synthesize_flair', 'sink_synthetic_flair', 'sink_brain_mask'} <= nodes
-    assert ('register_T2w' in nodes) == ('T1w' in subset and 'T2w' in subset)
-    assert ('fit_tensor' in nodes) == ('dwi' in subset)
+    assert (f'{register}_T2w' in nodes) == ('T1w' in subset and 'T2w' in subset)
+    assert (fit in nodes) == ('dwi' in subset)
     assert ('score_flair' in nodes) == ('FLAIR' in subset)
     connected = {
         target
@@ -79,8 +90,8 @@ def test_every_subset(subset):
 
 
 @pytest.mark.parametrize('subset', SUBSETS, ids='+'.join)
-def test_mandatory_inputs_are_set_or_connected(subset):
-    graph = graph_of(subset)
+def test_mandatory_inputs_are_set_or_connected(subset, backend):
+    graph = graph_of(subset, backend=backend)
     for node in graph.nodes():
         connected = {
             target for _, _, d in graph.in_edges(node, data=True) for _, target in d['connect']
@@ -102,8 +113,8 @@ def test_asking_for_fewer_inputs_leaves_the_rest_out():
 
 
 def test_methods_name_what_was_done():
-    text = methods_text(init_session_wf(inputs_of(FILES), SETTINGS, load_backend('embedded')))
+    text = methods_text(init_session_wf(inputs_of(FILES), SETTINGS, embedded))
     for word in ('bids_flair', 'T2w', 'tensor', 'six degrees of freedom', 'N4', 'Build-A-FLAIR'):
         assert word in text
-    alone = methods_text(init_session_wf(inputs_of(('T1w',)), SETTINGS, load_backend('embedded')))
+    alone = methods_text(init_session_wf(inputs_of(('T1w',)), SETTINGS, embedded))
     assert 'tensor' not in alone

@@ -6,11 +6,13 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow
 
+from bids_flair.bids.acquisition import Acquisition
 from bids_flair.interfaces.anatomical import ExtractBrain
 from bids_flair.interfaces.diffusion import EstimateMotion, FitTensor
 from bids_flair.interfaces.registration import RegisterRigid
 
 NAME = 'embedded'
+REGISTERED_BY = "ANTs [@ants], Mattes' mutual information in the brain"
 
 
 def package_versions() -> dict[str, str]:
@@ -84,8 +86,18 @@ def init_registration_wf(
     return workflow
 
 
-def init_tensor_wf(*, omp_nthreads: int, name: str = 'tensor_wf') -> LiterateWorkflow:
+def init_unwarping_wf(*, acquisition: Acquisition) -> None:
+    """Nothing: no tool of this backend undoes distortion by susceptibility."""
+    return
+
+
+def init_tensor_wf(
+    *, omp_nthreads: int, acquisition: Acquisition, name: str = 'tensor_wf'
+) -> LiterateWorkflow:
     """Estimate motion and fit the tensor on the reference grid.
+
+    The rigid motion does not depend on `acquisition`, which belongs to the contract of the
+    backends.
 
     Inputs
     ------
