@@ -108,8 +108,8 @@ def register(fixed, moving, kind: str, weight=None, start=None) -> np.ndarray:
     found = ants.registration(
         coarse(fixed), coarse(moving), type_of_transform=kind, aff_metric='mattes',
         initial_transform=start, mask=None if weight is None else coarse(weight),
-        mask_all_stages=weight is not None, aff_random_sampling_rate=0.7,
-        aff_iterations=(60, 40), aff_shrink_factors=(2, 1), aff_smoothing_sigmas=(1, 0),
+        mask_all_stages=weight is not None, aff_random_sampling_rate=0.3,
+        aff_iterations=(40, 20), aff_shrink_factors=(2, 1), aff_smoothing_sigmas=(1, 0),
     )['fwdtransforms'][-1]  # fmt: skip
     transform = ants.read_transform(found)
     linear = np.reshape(transform.parameters[:9], (3, 3))
