@@ -1,6 +1,7 @@
 """The whole program on real scans, where they lie beside the checkout."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ def run(data: Path, out: Path, *arguments: str) -> None:
     """Run the participant level; real scans must come through without any failure."""
     command = [sys.executable, '-m', 'bids_flair', data, out / 'out', 'participant']
     options = ['-w', out / 'work', '--nprocs', '2', '--skip-bids-validation', *arguments]
+    options += ['--backend', 'embedded']
     done = subprocess.run(
         [*map(str, command), *map(str, options)], capture_output=True, text=True, check=False
     )
@@ -74,3 +76,16 @@ def test_t1w_and_diffusion_only(shared_data, tmp_path):
     assert np.median(maps['fa'][white]) > 2 * np.median(maps['fa'][others])
     assert np.median(maps['md'][white]) < np.median(maps['md'][others])
     assert (folder / 'anat/sub-01_space-T1w_desc-synth_FLAIR.nii.gz').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.fsl
+@pytest.mark.parametrize('dataset', ['dwi-philips', 'open-ms'])
+def test_fsl_and_embedded_backend_agree(shared_data, root, dataset, tmp_path):
+    """Masks, transforms, tensor maps and FLAIRs, as far apart as benchmarks/backends.py allows."""
+    if 'FSLDIR' not in os.environ:
+        pytest.skip('FSL ABSENT: FSLDIR is not set; how far the backends agree is not measured')
+    program = root / 'benchmarks' / 'backends.py'
+    command = [sys.executable, program, shared_data / dataset, '--out', tmp_path]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]

@@ -1,6 +1,7 @@
 """The whole program on small simulated heads: what is written, what is said, how it ends."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -34,10 +35,14 @@ EXPECTED = {
 }
 
 
+# Whoever has FSL would see another backend; FSL has tests of its own.
+WITHOUT_FSL = {name: value for name, value in os.environ.items() if name != 'FSLDIR'}
+
+
 def bids_flair(*arguments, **options) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, '-m', 'bids_flair', *map(str, arguments)],
-        capture_output=True, text=True, check=False, **options,
+        capture_output=True, text=True, check=False, **{'env': WITHOUT_FSL, **options},
     )  # fmt: skip
 
 
@@ -270,10 +275,15 @@ def test_dry_run_writes_nothing(dolls, tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
-def test_fsl_is_refused_for_now(dolls, tmp_path):
-    result = bids_flair(dolls, tmp_path / 'out', 'participant', '--backend', 'fsl')
+def test_fsl_that_is_not_there_is_an_error(dolls, tmp_path):
+    environment = {**os.environ, 'FSLDIR': str(tmp_path)}
+    result = bids_flair(
+        dolls, tmp_path / 'out', 'participant', '--backend', 'fsl', env=environment
+    )
     assert result.returncode == ExitCode.COMMAND_MISSING
-    assert '--backend embedded' in result.stderr
+    assert f'{tmp_path}/bin lacks bet, bet2, dtifit, flirt' in result.stderr
+    assert 'Install FSL' in result.stderr and 'Traceback' not in result.stderr
+    assert not (tmp_path / 'out').exists()
 
 
 def test_cuda_that_is_not_there_is_an_error(dolls, tmp_path):

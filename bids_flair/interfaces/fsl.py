@@ -142,6 +142,7 @@ class _PrepareSeriesInputSpec(SeriesInputSpec, _EncodingInputSpec):
 
 class _PrepareSeriesOutputSpec(TraitedSpec):
     series = File(exists=True, desc='mean b=0, then the volumes that the tensor is fitted to')
+    extra = traits.Int(desc='number of its leading volumes that were not measured')
     bval = File(exists=True, desc='their b-values')
     bvec = File(exists=True, desc="their directions, FSL's convention")
     mask = File(exists=True, desc='brain mask on their grid')
@@ -162,7 +163,9 @@ class PrepareSeries(SimpleInterface):
         from bids_flair.processing.resampling import resample_labels
 
         dwi, gradients = load_series(self.inputs.dwi, self.inputs.bval, self.inputs.bvec)
-        series, gradients = conventions.series_after_b0(dwi, gradients, nib.load(self.inputs.b0))
+        series, gradients, self._results['extra'] = conventions.series_after_b0(
+            dwi, gradients, nib.load(self.inputs.b0)
+        )
         if self.inputs.even:
             series = conventions.make_even(series)
         grid = (series.shape[:3], series.affine)
@@ -219,12 +222,13 @@ class ReadEddyLog(SimpleInterface):
 
         self._results['motion'] = output_file(runtime, 'motion', '.npy')
         motion = read_eddy_log(self.inputs.log, nib.load(self.inputs.series))
-        np.save(self._results['motion'], motion[1:])
+        np.save(self._results['motion'], motion)
         return runtime
 
 
 class _ResampleSeriesInputSpec(BaseInterfaceInputSpec):
     series = File(exists=True, mandatory=True, desc='mean b=0, then the volumes of the tensor')
+    extra = traits.Int(mandatory=True, desc='number of leading volumes that are left out')
     bval = File(exists=True, mandatory=True, desc='their b-values')
     bvec = File(exists=True, mandatory=True, desc="their directions, FSL's convention")
     motion = File(exists=True, desc='as ReadEddyLog writes it; unset if motion is undone already')
@@ -240,7 +244,7 @@ class _ResampleSeriesOutputSpec(TraitedSpec):
 
 
 class ResampleSeries(SimpleInterface):
-    """Volumes without the leading mean b=0 on the reference grid, by one interpolation."""
+    """The measured volumes of a series on the reference grid, by one interpolation."""
 
     input_spec = _ResampleSeriesInputSpec
     output_spec = _ResampleSeriesOutputSpec
@@ -253,9 +257,9 @@ class ResampleSeries(SimpleInterface):
         dwi, gradients = diffusion.load_series(
             self.inputs.series, self.inputs.bval, self.inputs.bvec
         )
-        volumes = np.arange(1, dwi.shape[3])
+        volumes = np.arange(self.inputs.extra, dwi.shape[3])
         motion = (
-            np.load(self.inputs.motion)
+            np.load(self.inputs.motion)[volumes]
             if isdefined(self.inputs.motion)
             else np.broadcast_to(np.eye(4), (len(volumes), 4, 4))
         )

@@ -87,23 +87,32 @@ def read_eddy_log(path: Path | str, series: nib.Nifti1Image) -> np.ndarray:
 
 def series_after_b0(
     dwi: nib.Nifti1Image, gradients: Gradients, b0: nib.Nifti1Image
-) -> tuple[nib.Nifti1Image, Gradients]:
+) -> tuple[nib.Nifti1Image, Gradients, int]:
     """The mean b=0, and behind it the volumes that a tensor may be fitted to, float32.
 
     FSL's tools align a series to its first volume: so that is the image that was registered to
     the reference.
+
+    Returns
+    -------
+    series, gradients
+    extra : int
+        Number of leading volumes that were not measured: 1, or 0 where the only b=0 volume is the
+        mean itself and so leads the others.
     """
     usable = gradients.usable
-    data = np.empty((*dwi.shape[:3], len(usable) + 1), np.float32)
+    extra = int(len(gradients.b0) > 1)
+    behind = usable if extra else usable[gradients.bvals[usable] > 0]
+    data = np.empty((*dwi.shape[:3], len(behind) + 1), np.float32)
     data[..., 0] = np.asarray(b0.dataobj)
-    for position, index in enumerate(usable, 1):
+    for position, index in enumerate(behind, 1):
         data[..., position] = np.asarray(dwi.dataobj[..., index])
     np.nan_to_num(data, copy=False, posinf=0, neginf=0)
-    behind = Gradients(
-        np.append(0.0, gradients.bvals[usable]),
-        np.vstack([np.zeros(3), gradients.directions[usable]]),
+    ordered = Gradients(
+        np.append(0.0, gradients.bvals[behind]),
+        np.vstack([np.zeros(3), gradients.directions[behind]]),
     )
-    return nib.Nifti1Image(data, dwi.affine), behind
+    return nib.Nifti1Image(data, dwi.affine), ordered, extra
 
 
 def encoding_rows(axis: str | None, readouts_s: Sequence[float | None]) -> np.ndarray:

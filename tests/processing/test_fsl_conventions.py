@@ -117,18 +117,27 @@ def test_eddy_log_cut_short_is_an_error(tmp_path):
         fsl.read_eddy_log(tmp_path / 'a.ecclog', series)
 
 
-def test_series_begins_with_the_mean_b0():
+@pytest.mark.parametrize(
+    ('bvals', 'order', 'extra'),
+    [
+        ((0, 1000, 0, 1000, 3000), [9, 0, 1, 2, 3, 4], 1),
+        ((1000, 1000, 0, 1000, 3000), [9, 0, 1, 3, 4], 0),
+    ],
+)
+def test_series_begins_with_the_mean_b0(bvals, order, extra):
+    """The volumes hold their number; the mean holds 9, and replaces a b=0 that is alone."""
     data = np.arange(5, dtype=np.float32) * np.ones((3, 3, 3, 5), np.float32)
     data[0, 0, 0, 1] = np.nan
     dwi = nib.Nifti1Image(data, np.eye(4))
-    vectors = np.vstack([np.zeros(3), np.eye(3), [0, 0, 1]])
-    gradients = Gradients(np.array([0.0, 1000, 1000, 1000, 3000]), vectors)
+    bvals = np.array(bvals, float)
+    vectors = np.where(bvals[:, None] > 0, np.arange(15.0).reshape(5, 3), 0)
     b0 = nib.Nifti1Image(np.full((3, 3, 3), 9, np.float32), np.eye(4))
-    series, behind = fsl.series_after_b0(dwi, gradients, b0)
-    assert np.asarray(series.dataobj)[1, 1, 1].tolist() == [9, 0, 1, 2, 3, 4]
+    series, gradients, found = fsl.series_after_b0(dwi, Gradients(bvals, vectors), b0)
+    assert np.asarray(series.dataobj)[1, 1, 1].tolist() == order
+    assert found == extra
     assert np.isfinite(np.asarray(series.dataobj)).all()
-    assert behind.bvals.tolist() == [0, 0, 1000, 1000, 1000, 3000]
-    np.testing.assert_array_equal(behind.directions[1:], vectors)
+    assert gradients.bvals.tolist() == [0, *bvals[order[1:]]]
+    np.testing.assert_array_equal(gradients.directions[1:], vectors[order[1:]])
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,7 @@ def init_tensor_wf(
         (prepare, correct_wf, [(field, f'inputnode.{field}') for field in given]),
         (inputnode, correct_wf, [(field, f'inputnode.{field}') for field in topup if unwarps]),
         (correct_wf, resample, [(f'outputnode.{field}', field) for field in corrected]),
+        (prepare, resample, [('extra', 'extra')]),
         (inputnode, resample, [('mask', 'mask'), ('transform', 'transform')]),
         (resample, fit, [
             ('signals', 'dwi'), ('mask', 'mask'), ('bval', 'bvals'), ('bvec', 'bvecs'),
