@@ -126,7 +126,7 @@ def test_eddy_under_each_of_its_names(fsldir, here, program, threads):
     (folder / 'bin' / program).chmod(0o755)
     workflow = init_eddy_wf(Acquisition('j'), omp_nthreads=threads, unwarps=False)
     command = command_of(workflow, 'eddy', here, **EDDY_INPUTS)
-    option = '' if program == 'eddy_openmp' else f' --nthr={threads}'
+    option = f' --nthr={threads}' if program == 'eddy_cpu' else ''
     assert sorted(command.split()) == sorted(EDDY.format(program, '', option).split())
     node = node_of(workflow, 'eddy')
     assert node.inputs.environ['OMP_NUM_THREADS'] == str(threads) == str(node.n_procs)

@@ -12,6 +12,8 @@ TOOLS = ('bet', 'bet2', 'dtifit', 'flirt', 'fslstats', 'fslval', 'imtest', 'remo
 # FSL 6.0.0 to 6.0.5 call it eddy_openmp, later ones eddy_cpu; `eddy` there takes a GPU if it can.
 EDDY_PROGRAMS = ('eddy_openmp', 'eddy_cpu', 'eddy')
 EDDY_CORRECT_TOOLS = ('eddy_correct', 'fslmerge', 'fslroi', 'fslsplit', 'imglob')
+# How the option, and its help text, read in the program.
+NTHR = (b'--nthr', b'Number of threads to use')
 TOPUP_TOOLS = ('topup', 'fslroi')
 
 
@@ -96,10 +98,11 @@ def command(interface: type[fsl.FSLCommand], **inputs) -> fsl.FSLCommand:
 def eddy_threads(threads: int) -> dict[str, str]:
     """Further inputs of Nipype's Eddy that make this FSL's eddy use several threads.
 
-    eddy_openmp reads OMP_NUM_THREADS, which Nipype sets; later programs want an option that
-    earlier ones refuse.
+    eddy_openmp reads OMP_NUM_THREADS, which Nipype sets. eddy_cpu wants an option; should a first
+    release of it lack that yet, it would refuse it, as does what `eddy` calls on a GPU.
     """
-    return {'args': f'--nthr={threads}'} if _holds(corrector(), b'nthr') else {}
+    takes_it = corrector() == 'eddy_cpu' and any(_holds('eddy_cpu', text) for text in NTHR)
+    return {'args': f'--nthr={threads}'} if takes_it else {}
 
 
 def _folder() -> Path:
