@@ -85,14 +85,20 @@ class Committee(nn.Module):
         return [*voices, Voice(self.generalist, rest, 'generalist')]
 
     def _at_home(self, images: Normalised, mask: np.ndarray) -> list[tuple[Regressor, np.ndarray]]:
-        """Specialists, and how far each is at home in every voxel: together at most 1."""
+        """Specialists, and how far to trust each in every voxel: together at most 1.
+
+        The more contrasts there are that a specialist never sees, the less it is trusted.
+        """
         found = []
+        known = images.pick(self.architecture.inputs).presence
+        at_hand = int(known.any((1, 2, 3)).sum())
         for i, specialist in enumerate(self.specialists):
             inputs = images.pick(specialist.architecture.inputs)
             home = getattr(self, f'home_{i}').double().cpu().numpy()
             away = distance(relations_of(inputs, mask, specialist.architecture.inputs), home)
             if away < STRANGER:
                 trust = min(1.0, (STRANGER - away) / (STRANGER - AT_HOME))
+                trust *= len(specialist.architecture.inputs) / at_hand
                 found.append((specialist, trust * inputs.presence.all(0)))
         crowd = max(1.0, sum(trust.max() for _, trust in found))
         return [(specialist, trust / crowd) for specialist, trust in found]

@@ -33,8 +33,7 @@ def network(seed: int, inputs: tuple[str, ...], style: int = 4) -> PatchRegresso
 
 @pytest.fixture(scope='module')
 def seen(phantom):
-    arrays = {name: phantom.arrays[name] for name in ('T1w', 'T2w', 'MD')}
-    return normalise(arrays, phantom.mask)
+    return normalise({name: phantom.arrays[name] for name in PAIR}, phantom.mask)
 
 
 @pytest.fixture
@@ -102,6 +101,12 @@ def test_where_slices_are_missing_no_specialist_is_heard(committee, phantom):
     assert specialist[:, :, 44:].max() == 0
     assert abroad[:, :, 44:].min() == SHARE_ABROAD
     np.testing.assert_allclose(specialist + abroad + general, 1)
+
+
+def test_a_specialist_is_trusted_less_where_there_is_what_it_never_sees(committee, phantom):
+    arrays = {name: phantom.arrays[name] for name in (*PAIR, 'MD')}
+    specialist, *_ = committee.voices(normalise(arrays, phantom.mask), phantom.mask)
+    assert specialist.weight.max() == pytest.approx(SHARE * 2 / 3)
 
 
 def test_two_specialists_at_home_share_their_say(committee, phantom, seen):
