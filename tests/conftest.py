@@ -1,12 +1,10 @@
 """Fixtures that every test may use."""
 
-import json
 import os
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
+from small_heads import write_dolls
 
 # As the program does: ITK is deterministic with one thread only.
 os.environ['ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS'] = '1'
@@ -37,61 +35,3 @@ def dolls(tmp_path_factory) -> Path:
     minute; brain extraction and full sizes are tested elsewhere.
     """
     return write_dolls(tmp_path_factory.mktemp('dolls') / 'data')
-
-
-def write_dolls(root: Path) -> Path:
-    """Write the dataset of the fixture `dolls`."""
-    root.mkdir(parents=True)
-    description = {'Name': 'Dolls', 'BIDSVersion': '1.10.0', 'Authors': ['Simulation']}
-    (root / 'dataset_description.json').write_text(json.dumps(description))
-    (root / 'README').write_text('Simulated heads, shrunk, for tests.\n')
-    for label, wanted in (
-        ('01', ('T1w', 'T2w', 'FLAIR', 'dwi')),
-        ('02', ('T2w',)),
-        ('03', ('dwi',)),
-    ):
-        _write_doll(root / f'sub-{label}', f'sub-{label}', *make_doll(int(label)), wanted)
-    return root
-
-
-def make_doll(number: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """All contrasts and maps of a doll, and their affine."""
-    from bids_flair.simulation.anatomy import load_anatomy, shipped
-    from bids_flair.simulation.contrasts import simulate
-
-    rng = np.random.default_rng(number)
-    doll = simulate(load_anatomy(shipped()[0]), rng, 4.0, brain_only=True)
-    images = {
-        name: np.pad(np.where(doll.brain, values, 0), 3).astype(np.float32)
-        for name, values in doll.contrasts.items()
-    }
-    affine = np.diag([3.0, 3.0, 3.0, 1.0])
-    affine[:3, 3] = -1.5 * np.array(images['T1w'].shape)
-    return images, affine
-
-
-def _write_doll(folder: Path, label: str, images, affine, wanted) -> None:
-    for contrast in wanted:
-        datatype = 'dwi' if contrast == 'dwi' else 'anat'
-        (folder / datatype).mkdir(parents=True, exist_ok=True)
-        stem = folder / datatype / f'{label}_{contrast}'
-        data = _doll_series(images, stem) if contrast == 'dwi' else images[contrast]
-        nib.Nifti1Image(data, affine).to_filename(f'{stem}.nii.gz')
-
-
-# Along which water moves most, everywhere in a doll (world coordinates).
-DOLL_FIBRE = np.array([0.36, 0.48, 0.8])
-
-
-def _doll_series(images, stem: Path) -> np.ndarray:
-    """MD and FA of the doll, along one fibre: a b=0 and twelve directions at b=1000 s/mm2."""
-    vectors = np.random.default_rng(0).normal(size=(12, 3))
-    vectors = np.vstack([np.zeros(3), vectors / np.linalg.norm(vectors, axis=1, keepdims=True)])
-    bvals = np.array([0] + [1000] * 12)
-    np.savetxt(f'{stem}.bval', [bvals], fmt='%d')
-    # The affine has a positive determinant: FSL's vectors are mirrored.
-    np.savetxt(f'{stem}.bvec', (vectors * (-1, 1, 1)).T, fmt='%.5f')
-    along = images['FA'] / np.sqrt(3 - 2 * images['FA'] ** 2)
-    cosines = (vectors @ DOLL_FIBRE) ** 2
-    diffusivity = images['MD'][..., None] * (1 + along[..., None] * (3 * cosines - 1))
-    return (images['S0'][..., None] * np.exp(-diffusivity * bvals)).astype(np.float32)

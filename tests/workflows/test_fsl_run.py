@@ -10,11 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import conftest
 import fsl_stand_in
 import nibabel as nib
 import numpy as np
 import pytest
+import small_heads
 from nibabel.affines import apply_affine
 
 from bids_flair.errors import ExitCode
@@ -29,10 +29,10 @@ INSTALLATIONS = {'eddy with topup': (), 'eddy_correct': ('eddy_openmp', 'topup')
 
 def write_dataset(root: Path) -> Path:
     """The first doll, and a b=0 of opposite phase encoding."""
-    images, affine = conftest.make_doll(1)
+    images, affine = small_heads.make_doll(1)
     root.mkdir()
     (root / 'dataset_description.json').write_text('{"Name": "Doll", "BIDSVersion": "1.10.0"}')
-    conftest._write_doll(root / 'sub-01', 'sub-01', images, affine, ('T1w', 'T2w', 'dwi'))
+    small_heads.write_doll(root / 'sub-01', 'sub-01', images, affine, ('T1w', 'T2w', 'dwi'))
     (root / 'sub-01/fmap').mkdir()
     opposite = root / 'sub-01/fmap/sub-01_dir-PA_epi.nii.gz'
     nib.Nifti1Image(images['S0'], affine).to_filename(opposite)
@@ -119,7 +119,7 @@ def test_transforms_lead_to_where_the_images_are(finished):
 
 def test_maps_hold_what_the_doll_was_made_of(finished):
     folder = finished[0] / 'sub-01'
-    images, affine = conftest.make_doll(1)
+    images, affine = small_heads.make_doll(1)
     mask = nib.load(folder / 'anat/sub-01_desc-brain_mask.nii.gz')
     grid = (mask.shape, mask.affine)
     truth = {
@@ -143,7 +143,7 @@ def test_fibres_keep_their_direction(finished):
     strong = values(path.with_name('dti_FA.nii')) > 0.4
     mirrored = (-1, 1, 1) if np.linalg.det(img.affine[:3, :3]) > 0 else (1, 1, 1)
     axes = img.affine[:3, :3] / nib.affines.voxel_sizes(img.affine)
-    along = np.abs((vectors[strong] * mirrored) @ axes.T @ conftest.DOLL_FIBRE)
+    along = np.abs((vectors[strong] * mirrored) @ axes.T @ small_heads.FIBRE)
     assert np.median(along) > 0.97
 
 
