@@ -71,6 +71,7 @@ class SynthesizeFlair(SimpleInterface):
                 key: made.card[key] for key in ('name', 'version', 'sha256') if key in made.card
             },
             'OutOfDistributionScore': round(made.unfamiliarity, 2),
+            'IntensityQuantiles': _quantiles(made.intensities),
             'NetworkShares': made.shares,
             'IntensityFactors': {name: float(value) for name, value in made.factors.items()},
             'Device': device,
@@ -174,6 +175,19 @@ def untrusted_images(registrations: list) -> list:
     contrasts = load_descriptor().contrasts
     failed = [report['Contrast'] for report in registrations if not report['Trusted']]
     return [image for name in failed for image in contrasts[name].images]
+
+
+def _quantiles(intensities: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
+    from bids_flair.models.regressor import STYLE_QUANTILES
+
+    keys = {'found': 'Found', 'mean': 'TrainingMean', 'sd': 'TrainingSD'}
+    return {
+        'Levels': list(STYLE_QUANTILES),
+        **{
+            name: {keys[kind]: [round(v, 3) for v in values] for kind, values in figures.items()}
+            for name, figures in intensities.items()
+        },
+    }
 
 
 def _defined(value: Any, default: Any) -> Any:

@@ -66,6 +66,11 @@ class Familiarity:
             limits.append(np.quantile(distances, FAMILIAR) if distances else np.inf)
         return cls(found.mean, covariance, np.array(limits))
 
+    @property
+    def spread(self) -> np.ndarray:
+        """Standard deviation of each quantile in training, shape (contrasts, quantiles)."""
+        return np.sqrt(np.diag(self.covariance)).reshape(self.mean.shape)
+
     def distance(self, style: np.ndarray) -> float:
         """Mahalanobis distance per value: about 1 for what was common in training."""
         present = np.isfinite(style).ravel()

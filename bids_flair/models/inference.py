@@ -46,6 +46,9 @@ class Synthesis:
         Per contrast, what its values were divided by.
     unfamiliarity : float
         How far the inputs are from those of the training; above 1, nothing like them was seen.
+    intensities : dict
+        Per contrast, `STYLE_QUANTILES` over the brain, 'found' here and the 'mean' and 'sd' of
+        the training that ``unfamiliarity`` is measured from.
     shares : dict
         What networks of each kind counted for in the brain: 'generalist', 'specialist' (who knows
         the scanner), 'abroad' (where no specialist does).
@@ -61,6 +64,7 @@ class Synthesis:
     std: nib.Nifti1Image
     factors: dict[str, float]
     unfamiliarity: float
+    intensities: dict[str, dict[str, list[float]]]
     shares: dict[str, float]
     warnings: tuple[str, ...]
     card: dict[str, Any]
@@ -126,12 +130,7 @@ def synthesis_of(
     normalised = normalise(inputs, brain)
     mean, below, above = predict(loaded.network, normalised, brain, torch_device)
     voices = loaded.network.voices(normalised, brain)
-    unfamiliarity = min(
-        one.network.familiarity().score(
-            style(normalised.pick(one.network.architecture.inputs), brain)
-        )
-        for one in voices
-    )
+    unfamiliarity, intensities = _beside_training(voices, normalised, brain)
     calibration = loaded.card.get('calibration', {})
     below *= calibration.get('below', 1.0)
     above *= calibration.get('above', 1.0)
@@ -142,10 +141,30 @@ def synthesis_of(
         std=grid.output((below + above) / INTERVAL_SDS, brain),
         factors=normalised.factors,
         unfamiliarity=unfamiliarity,
+        intensities=intensities,
         shares=_shares(voices, brain),
         warnings=normalised.warnings + _unfamiliar(unfamiliarity),
         card=loaded.card,
     )
+
+
+def _beside_training(
+    voices: Sequence[Voice], images: Normalised, brain: np.ndarray
+) -> tuple[float, dict[str, dict[str, list[float]]]]:
+    """What the network to which a person is most familiar thinks, and the figures behind it."""
+    closest: tuple[float, dict[str, dict[str, list[float]]]] = (math.inf, {})
+    for network in (voice.network for voice in voices):
+        names, known = network.architecture.inputs, network.familiarity()
+        found = style(images.pick(names), brain)
+        score = known.score(found)
+        if score <= closest[0]:
+            figures = zip(names, found, known.mean, known.spread, strict=True)
+            closest = score, {
+                name: {'found': here.tolist(), 'mean': mean.tolist(), 'sd': sd.tolist()}
+                for name, here, mean, sd in figures
+                if np.isfinite(here).all()
+            }
+    return closest
 
 
 def _shares(voices: Sequence[Voice], brain: np.ndarray) -> dict[str, float]:

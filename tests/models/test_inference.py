@@ -61,6 +61,9 @@ def test_inputs_unlike_the_training_are_warned_of(phantom, small_model):
     known = synthesis_of(images, model=model)
     assert known.unfamiliarity < 1
     assert not known.warnings
+    for name, here in known.intensities.items():
+        np.testing.assert_allclose(here['found'], seen[INPUTS.index(name)], rtol=0.05)
+        assert np.less(np.abs(np.subtract(here['found'], here['mean'])), here['sd']).all()
     mixed_up = {'T1w': images['T2w'], 'T2w': images['T1w']}
     unknown = synthesis_of(mixed_up, model=model)
     assert unknown.unfamiliarity > 1
