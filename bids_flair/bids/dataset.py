@@ -65,8 +65,12 @@ def write_citation(settings: Settings, methods: str) -> None:
     """Write the methods prose and the entries it cites into ``logs/``."""
     logs = settings.output_dir / 'logs'
     write_atomically(logs / 'CITATION.md', methods + '\n')
-    bibliography = files('bids_flair.workflows').joinpath('references.bib').read_text()
-    write_atomically(logs / 'CITATION.bib', bibliography)
+    write_atomically(logs / 'CITATION.bib', read_bibliography())
+
+
+def read_bibliography() -> str:
+    """BibTeX of everything that the methods prose may cite."""
+    return files('bids_flair.workflows').joinpath('references.bib').read_text()
 
 
 def dataset_description(bids_dir: Path, backend: ModuleType) -> dict[str, Any]:

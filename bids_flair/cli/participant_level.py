@@ -15,6 +15,7 @@ from bids_flair import __version__
 from bids_flair.bids.collect import SessionInputs, check_dataset, collect
 from bids_flair.bids.dataset import (
     check_writable,
+    read_bibliography,
     write_atomically,
     write_citation,
     write_dataset_files,
@@ -26,8 +27,9 @@ from bids_flair.cli.progress import Follower, step_name
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.logs import NOTICE
 from bids_flair.models.probe import probe
-from bids_flair.reports.participant import FailedSession, SessionReport, write_report
-from bids_flair.reports.session import read_sidecar, session_report
+from bids_flair.reports.content import FailedSession, SessionReport
+from bids_flair.reports.participant import write_report
+from bids_flair.reports.session import failed_session, read_sidecar, session_report
 from bids_flair.settings import Settings
 from bids_flair.workflows.backends import load_backend
 from bids_flair.workflows.execution import (
@@ -249,7 +251,7 @@ def _success(inputs: SessionInputs, settings: Settings, timings) -> Outcome:
 def _failure(
     inputs: SessionInputs, message: str, text: str, code: ExitCode = ExitCode.PARTICIPANT_FAILED
 ) -> Outcome:
-    page = FailedSession(inputs.participant, inputs.session, message, text)
+    page = failed_session(inputs, message, text)
     return Outcome(inputs, code, page)
 
 
@@ -259,7 +261,7 @@ def _write_reports(outcomes: Sequence[Outcome], settings: Settings, methods: str
         pages.setdefault(outcome.inputs.participant, []).append(outcome.page)
     for participant, sessions in pages.items():
         path = settings.output_dir / f'sub-{participant}.html'
-        write_report(participant, sessions, methods, path)
+        write_report(participant, sessions, methods, path, read_bibliography())
 
 
 def _summarise(outcomes: Sequence[Outcome], settings: Settings) -> ExitCode:

@@ -159,11 +159,14 @@ def _beside_training(
         score = known.score(found)
         if score <= closest[0]:
             figures = zip(names, found, known.mean, known.spread, strict=True)
-            closest = score, {
-                name: {'found': here.tolist(), 'mean': mean.tolist(), 'sd': sd.tolist()}
-                for name, here, mean, sd in figures
-                if np.isfinite(here).all()
-            }
+            closest = (
+                score,
+                {
+                    name: {'found': here.tolist(), 'mean': mean.tolist(), 'sd': sd.tolist()}
+                    for name, here, mean, sd in figures
+                    if np.isfinite(here).all()
+                },
+            )
     return closest
 
 

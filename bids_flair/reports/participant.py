@@ -1,18 +1,24 @@
 """Participant report: one self-contained HTML file that opens from disk, anywhere."""
 
-import math
+import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import nibabel as nib
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.colors import Colormap
 from PIL import Image
+from scipy.ndimage import binary_dilation
 
+from bids_flair.processing.resampling import resample
+from bids_flair.reports.charts import count_outside, intensity_chart, joint_histogram
+from bids_flair.reports.checks import check_session, collect_warnings, judge
+from bids_flair.reports.content import FailedSession, RegistrationView, SessionReport
 from bids_flair.reports.figures import (
     DIFFERENCE,
     GREYS,
@@ -27,12 +33,17 @@ from bids_flair.reports.figures import (
     load_cropped,
     plan_layout,
 )
+from bids_flair.reports.numbers import format_number
+from bids_flair.reports.page import environment, policy, script
+from bids_flair.reports.volumes import Lattice, describe, pack, pack_mask
 from bids_flair.scoring import best_scale
 
 Loader = Callable[[Path], np.ndarray]
 
 MAX_BYTES = 8_000_000  # pictures shrink until the file is smaller
 WIDTH, LEAST_WIDTH = 1700, 400  # pixels
+EDGE_MM, LARGEST_EDGE_MM = 1.0, 3.0  # of the viewer's voxels
+SURROUNDINGS_MM = 6  # of the brain, kept in the viewer
 DIFFERENCE_LIMIT = 0.5  # of the acquired image's mean in the brain
 
 PHYSICAL_WINDOWS = {'MD': (0.0, 3e-3), 'FA': (0.0, 1.0)}
@@ -49,88 +60,16 @@ SCORE_MEANINGS = {
         'SSIM, whole volume',
         'background included, which raises it: only for comparison with papers that do not mask',
     ),
+    'interval': (
+        '90 % interval holds',
+        'share of voxels whose acquired value lies inside it; 0.9 if the uncertainty is honest',
+    ),
     'scale': ('Scale', 'factor the synthetic image was multiplied by to fit the acquired one'),
     'lesion_auc_true': ('Lesion AUC, acquired', 'lesion against normal-appearing white matter'),
     'lesion_auc_pred': ('Lesion AUC, synthetic', 'lesion against normal-appearing white matter'),
     'lesion_cnr_true': ('Lesion CNR, acquired', 'contrast-to-noise ratio of lesions'),
     'lesion_cnr_pred': ('Lesion CNR, synthetic', 'contrast-to-noise ratio of lesions'),
 }
-
-
-@dataclass(frozen=True)
-class RegistrationView:
-    """One contrast beside the image it was aligned with, both on the reference grid."""
-
-    contrast: str
-    fixed: Path
-    moving: Path
-    scores: Mapping[str, float] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class SessionReport:
-    """What one session's part of the report shows; all images are on the reference grid.
-
-    Attributes
-    ----------
-    participant, session
-        Labels without ``sub-`` and ``ses-``; no session is None.
-    inputs
-        Contrast to the path of the file found, as text.
-    made_from
-        Images that the model saw.
-    missing
-        Contrasts that were not found.
-    warnings
-        Sentences for a person; shown first.
-    mask, reference
-        Brain mask and the image that gives the grid.
-    registrations
-        One view per contrast that was aligned.
-    maps
-        Of MD (mm2/s), FA and S0, those computed.
-    flair, std, acquired
-        Synthetic FLAIR, its uncertainty, and the acquired FLAIR where there is one.
-    scores
-        What `bids_flair.scoring` found inside the brain mask; empty without acquired FLAIR.
-    details
-        How it was computed (backend, model, hash, device, versions, time per step).
-    """
-
-    participant: str
-    session: str | None
-    inputs: Mapping[str, str]
-    made_from: tuple[str, ...]
-    missing: tuple[str, ...]
-    warnings: tuple[str, ...]
-    mask: Path
-    reference: Path
-    registrations: tuple[RegistrationView, ...]
-    maps: Mapping[str, Path]
-    flair: Path
-    std: Path | None
-    acquired: Path | None
-    scores: Mapping[str, float]
-    details: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class FailedSession:
-    """A session without result: what happened, in a sentence and in full."""
-
-    participant: str
-    session: str | None
-    message: str
-    traceback: str
-
-
-class Verdict(NamedTuple):
-    """The report in one line: level is ``ok``, ``warnings`` or ``failed``."""
-
-    level: str
-    headline: str
-    advice: str
 
 
 class Picture(NamedTuple):
@@ -152,44 +91,12 @@ class Bar(NamedTuple):
     caption: str
 
 
-def judge(sessions: Sequence[SessionReport | FailedSession]) -> Verdict:
-    """Sum up a participant in one verdict; a failure outweighs warnings."""
-    failed = sum(isinstance(session, FailedSession) for session in sessions)
-    warnings = len(collect_warnings(sessions))
-    if not sessions:
-        return Verdict('failed', 'Failed', 'No session was processed.')
-    if failed:
-        of = '' if len(sessions) == 1 else f' for {failed} of {len(sessions)} sessions'
-        return Verdict('failed', 'Failed', f'There is no synthetic FLAIR{of}.')
-    if warnings:
-        things = 'One thing' if warnings == 1 else f'{warnings} things'
-        advice = f'{things} to check before the synthetic FLAIR is used.'
-        return Verdict('warnings', 'Look at the warnings', advice)
-    return Verdict('ok', 'OK', 'No check raised a warning. The pictures still need eyes.')
-
-
-def collect_warnings(
-    sessions: Sequence[SessionReport | FailedSession],
-) -> list[tuple[str, str]]:
-    """List all warnings, each with the name of its session and, if any, its registration."""
-    found = []
-    for session in sessions:
-        if isinstance(session, FailedSession):
-            continue
-        found += [(_name(session), text) for text in session.warnings]
-        found += [
-            (f'{_name(session)}, registration of the {view.contrast}', text)
-            for view in session.registrations
-            for text in view.warnings
-        ]
-    return found
-
-
 def write_report(
     participant: str,
     sessions: Sequence[SessionReport | FailedSession],
     methods: str,
     path: Path,
+    bibliography: str = '',
 ) -> Path:
     """Write the report of a participant as one HTML file.
 
@@ -202,6 +109,8 @@ def write_report(
         Text for a methods section, in Markdown; shown as it is, to be copied.
     path : Path
         The file to write, whole or not at all.
+    bibliography : str
+        BibTeX of what the methods cite.
 
     Returns
     -------
@@ -214,47 +123,41 @@ def write_report(
         An image is not on the grid of the session's brain mask, or that mask is empty.
     """
     width = WIDTH
-    html = _render(participant, sessions, methods, width)
+    html = _render(participant, sessions, methods, bibliography, width)
     while len(html) >= MAX_BYTES and width > LEAST_WIDTH:
         # The 4/3rd power of the width is what the size of these pictures was seen to follow.
         width = max(LEAST_WIDTH, int(0.95 * width * (MAX_BYTES / len(html)) ** 0.75))
-        html = _render(participant, sessions, methods, width)
+        html = _render(participant, sessions, methods, bibliography, width)
     draft = path.with_name(f'.{path.name}.{os.getpid()}')
     draft.write_bytes(html)
     return draft.replace(path)
 
 
 def _render(
-    participant: str, sessions: Sequence[SessionReport | FailedSession], methods: str, width: int
+    participant: str,
+    sessions: Sequence[SessionReport | FailedSession],
+    methods: str,
+    bibliography: str,
+    width: int,
 ) -> bytes:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = environment.get_template('template.html').render(
-        participant=participant,
-        verdict=judge(sessions),
-        warnings=collect_warnings(sessions),
-        sections=[
-            {'id': f's{index}', 'name': _name(session), **_describe(session, width)}
-            for index, session in enumerate(sessions, 1)
-        ],
-        methods=methods,
+    html = (
+        environment()
+        .get_template('template.html')
+        .render(
+            participant=participant,
+            verdict=judge(sessions),
+            warnings=collect_warnings(sessions),
+            sections=[
+                {'id': f's{index}', 'name': session.name, **_describe(session, width)}
+                for index, session in enumerate(sessions, 1)
+            ],
+            methods=methods,
+            bibliography=bibliography,
+            policy=policy('viewer.js'),
+            script=script('viewer.js'),
+        )
     )
     return html.encode()
-
-
-def _name(session: SessionReport | FailedSession) -> str:
-    label = f'sub-{session.participant}'
-    return label if session.session is None else f'{label}, ses-{session.session}'
-
-
-def format_number(value: float) -> str:
-    """Write a score with three significant digits, or say that it is not defined."""
-    return f'{value:#.3g}'.rstrip('.').replace('-', '−') if math.isfinite(value) else 'not defined'
 
 
 def _describe(session: SessionReport | FailedSession, width: int) -> dict[str, object]:
@@ -266,16 +169,173 @@ def _describe(session: SessionReport | FailedSession, width: int) -> dict[str, o
     return {
         'failed': None,
         'report': session,
+        'checks': check_session(session),
+        'glance': _glance(session, load, layout),
+        'viewer': _viewer(session, load, layout),
         'mask': _show_mask(load(session.reference), layout),
         'registrations': [_compare(view, load, layout) for view in session.registrations],
         'maps': [_show_map(name, load(path), layout) for name, path in session.maps.items()],
         'flair': _show_flair(session, load, layout),
         'std': session.std and _show_uncertainty(load(session.std), layout),
-        'scores': [
-            (*SCORE_MEANINGS.get(name, (name, '')), format_number(value))
-            for name, value in sorted(session.scores.items(), key=_score_order)
-        ],
+        'scores': _score_rows(session, load, layout),
+        'joint': _joint(session, load, layout),
+        'intensities': _intensities(session, load, layout),
     }
+
+
+def _glance(session: SessionReport, load: Loader, layout: Layout) -> list[tuple[str, Picture]]:
+    """One axial slice of what went in and what came out, for the first look."""
+    middle = len(layout.cuts[2]) // 2
+    one = replace(layout, cuts=((), (), (layout.cuts[2][middle],)), width=int(1.3 * layout.width))
+    images = {name: load(path) for name, path in session.images.items()}
+    images |= {'Synthetic FLAIR': load(session.flair)}
+    if session.acquired is not None:
+        images['Acquired FLAIR'] = load(session.acquired)
+    return [
+        (
+            name,
+            _picture(
+                draw(volume, one, brain_window(volume, layout), planes=[2]),
+                f'{name}, an axial slice through the middle of the brain',
+            ),
+        )
+        for name, volume in images.items()
+    ]
+
+
+def _viewer(session: SessionReport, load: Loader, layout: Layout) -> dict[str, Any]:
+    """Pack the volumes for the slice viewer: all in units of their white matter."""
+    edge = min(EDGE_MM * WIDTH / layout.width, LARGEST_EDGE_MM)
+    lattice = Lattice.over(layout, edge)
+    synthetic = load(session.flair)
+    volumes = {'synthetic': ('Synthetic FLAIR', synthetic)}
+    shared = None
+    if session.acquired is not None:
+        acquired, covered = _acquired(session.acquired, synthetic, load, layout)
+        volumes['acquired'] = ('Acquired FLAIR', acquired)
+        shared = brain_window(np.where(covered, acquired, 0), layout)
+    for name, path in session.images.items():
+        factor = session.factors.get(name) or _median(load(path), layout)
+        volumes[name] = (name, load(path) / factor)
+    packed = {
+        name: {
+            'label': label,
+            **_pack(volume, lattice, layout, shared if 'FLAIR' in label else None),
+        }
+        for name, (label, volume) in volumes.items()
+    }
+    if session.std is not None:
+        high = _highest_std(load(session.std), layout)
+        packed['std'] = {
+            'label': 'Uncertainty', **pack(load(session.std), lattice, 1.5 * high, (0, high))
+        }  # fmt: skip
+    inputs = [name for name in packed if name not in ('synthetic', 'std')]
+    has_acquired = 'acquired' in packed
+    right = 'difference' if has_acquired else ('std' if session.std else 'synthetic')
+    content = {
+        **describe(lattice),
+        'start': _start(layout, lattice),
+        'volumes': packed,
+        'mask': pack_mask(layout.brain, lattice),
+        'left': inputs[0] if inputs else 'synthetic',
+        'right': right,
+        'limit': DIFFERENCE_LIMIT,
+        'mean': float(acquired[covered].mean()) if has_acquired and covered.any() else 1.0,
+    }
+    choices = {name: volume['label'] for name, volume in packed.items()}
+    choices |= {'difference': 'Synthetic − acquired'} if has_acquired else {}
+    return {
+        # Nothing in it may end the element that holds it.
+        'json': Markup(json.dumps(content, ensure_ascii=True).replace('<', '\\u003c')),
+        'choices': choices,
+        'left': content['left'],
+        'right': right,
+        'last': [n - 1 for n in lattice.shape],
+        'aspects': [
+            f'{lattice.shape[a]} / {lattice.shape[b]}' for a, b in ((0, 1), (0, 2), (1, 2))
+        ],
+        'std': session.std is not None,
+    }
+
+
+def _pack(volume, lattice: Lattice, layout: Layout, window) -> dict[str, Any]:
+    window = window or brain_window(volume, layout)
+    # What lies far from the brain would take half of the room.
+    edge = nib.affines.voxel_sizes(layout.affine).min()
+    near = binary_dilation(layout.brain, iterations=max(1, round(SURROUNDINGS_MM / edge)))
+    volume = np.where(near, volume, 0)
+    top = max(window[1] * 1.3, 1e-6)
+    return pack(volume, lattice, top, window)
+
+
+def _start(layout: Layout, lattice: Lattice) -> list[int]:
+    """Where the viewer begins: at the slices in the middle of the rows of still pictures."""
+    cuts = [cut[len(cut) // 2] for cut in layout.cuts]
+    return [
+        int(min(cut / step, n - 1))
+        for cut, step, n in zip(cuts, lattice.step, lattice.shape, strict=True)
+    ]
+
+
+def _acquired(
+    path: Path, synthetic: np.ndarray, load: Loader, layout: Layout
+) -> tuple[np.ndarray, np.ndarray]:
+    """Acquired FLAIR in the units of the synthetic one, and where in the brain it is."""
+    acquired = load(path)
+    covered = layout.brain & (acquired != 0)
+    scale = best_scale(synthetic[covered], acquired[covered]) if covered.any() else 1.0
+    return acquired / max(scale, 1e-12), covered
+
+
+def _median(volume: np.ndarray, layout: Layout) -> float:
+    values = volume[layout.brain]
+    return float(np.median(values[values > 0])) if (values > 0).any() else 1.0
+
+
+def _score_rows(
+    session: SessionReport, load: Loader, layout: Layout
+) -> list[tuple[str, str, str]]:
+    """Name, meaning and value of each score."""
+    scores = dict(session.scores)
+    if scores and session.acquired and session.low and session.high:
+        acquired, covered = _acquired(session.acquired, load(session.flair), load, layout)
+        low, high = load(session.low)[covered], load(session.high)[covered]
+        values = acquired[covered]
+        scores['interval'] = float(((values >= low) & (values <= high)).mean())
+    return [
+        (*SCORE_MEANINGS.get(name, (name, '')), format_number(value))
+        for name, value in sorted(scores.items(), key=_score_order)
+    ]
+
+
+def _joint(session: SessionReport, load: Loader, layout: Layout) -> Markup | None:
+    if session.acquired is None:
+        return None
+    synthetic = load(session.flair)
+    acquired, covered = _acquired(session.acquired, synthetic, load, layout)
+    if not covered.any():
+        return None
+    pair = acquired[covered], synthetic[covered]
+    return joint_histogram(*pair, top=float(np.percentile(np.concatenate(pair), 99.9)))
+
+
+def _intensities(session: SessionReport, load: Loader, layout: Layout) -> list[dict[str, object]]:
+    """Draw each input's distribution beside the range of the training."""
+    paths = {**session.images, **session.maps}
+    shown = []
+    for name in (n for n in session.made_from if n in paths and n in session.intensities):
+        values = load(paths[name])[layout.brain] / session.factors.get(name, 1.0)
+        figures = session.intensities[name]
+        levels = session.intensities['Levels']
+        shown.append(
+            {
+                'name': name,
+                'chart': intensity_chart(name, values[values > 0], levels, figures),
+                'outside': count_outside(figures),
+                'of': len(levels),
+            }
+        )
+    return shown
 
 
 def _score_order(score: tuple[str, float]) -> int:
@@ -298,22 +358,52 @@ def _show_mask(reference: np.ndarray, layout: Layout) -> Picture:
 
 
 def _compare(view: RegistrationView, load: Loader, layout: Layout) -> dict[str, object]:
-    """Draw both images of a registration, each in its own window, and the moving one's edges."""
-    fixed, moving = load(view.fixed), load(view.moving)
-    name = view.contrast
+    """Draw the fixed image, and the moving one after and before registration with its edges."""
+    fixed = load(view.fixed)
+    poses = {}
+    if view.moving is not None:
+        poses['after registration'] = load(view.moving)
+    elif view.native is not None and view.matrix is not None:
+        poses['as the registration that failed left it'] = _native(view, layout, view.matrix)
+    if view.native is not None:
+        poses['before registration'] = _native(view, layout, None)
     return {
         'view': view,
         'fixed': _picture(
             draw(fixed, layout, brain_window(fixed, layout)),
-            f'Fixed image that the {name} was aligned with, in three planes',
+            f'Fixed image that the {view.contrast} was aligned with, in three planes',
         ),
+        'poses': [_show_pose(view.contrast, *pose, layout) for pose in poses.items()],
+        'scores': [(_spaced(key), format_number(value)) for key, value in view.scores.items()],
+    }
+
+
+def _show_pose(contrast: str, when: str, moving: np.ndarray, layout: Layout) -> dict[str, object]:
+    return {
+        'when': when,
         'moving': _picture(
             draw(moving, layout, brain_window(moving, layout)),
-            f'{name} after registration, the same slices',
+            f'{contrast} {when}, the same slices',
         ),
-        'edges': _picture(draw_edges(moving, layout), f'Edges of the {name} as yellow lines'),
-        'scores': [(key, format_number(value)) for key, value in view.scores.items()],
+        'edges': _picture(
+            draw_edges(moving, layout), f'Edges of the {contrast} {when} as yellow lines'
+        ),
     }
+
+
+def _native(view: RegistrationView, layout: Layout, matrix: np.ndarray | None) -> np.ndarray:
+    """The moving image as acquired, of a series its first volume, in the layout's box."""
+    image = nib.load(view.native)
+    values = np.asarray(image.dataobj[..., 0] if image.ndim == 4 else image.dataobj, np.float32)
+    box = nib.affines.from_matvec(np.eye(3), [part.start for part in layout.box])
+    grid = layout.brain.shape, layout.affine @ box
+    volume = nib.Nifti1Image(np.nan_to_num(values, posinf=0, neginf=0), image.affine)
+    return np.asarray(resample(volume, grid, matrix).dataobj)
+
+
+def _spaced(key: str) -> str:
+    """'MutualInformation' as 'mutual information'."""
+    return ''.join(f' {c.lower()}' if c.isupper() else c for c in key).strip().replace('_', ' ')
 
 
 def _show_map(name: str, volume: np.ndarray, layout: Layout) -> dict[str, object]:
@@ -376,7 +466,7 @@ def _compare_flair(
 
 
 def _show_uncertainty(std: np.ndarray, layout: Layout) -> dict[str, object]:
-    high = max(float(np.percentile(std[layout.brain], 99)), 1e-6)
+    high = _highest_std(std, layout)
     return {
         'picture': _picture(
             draw(std, layout, (0, high), UNCERTAINTY),
@@ -390,3 +480,7 @@ def _show_uncertainty(std: np.ndarray, layout: Layout) -> dict[str, object]:
             'standard deviation; 1 is the FLAIR intensity of white matter',
         ),
     }
+
+
+def _highest_std(std: np.ndarray, layout: Layout) -> float:
+    return max(float(np.percentile(std[layout.brain], 99)), 1e-6)

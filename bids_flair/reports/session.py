@@ -1,14 +1,15 @@
 """What a session's report shows, read back from the derivatives that were written."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from bids_flair.bids.collect import SessionInputs
 from bids_flair.bids.names import output_path
 from bids_flair.descriptor import load_descriptor
-from bids_flair.reports.participant import RegistrationView, SessionReport
+from bids_flair.processing.itk import read_itk
+from bids_flair.reports.content import FailedSession, RegistrationView, SessionReport
 
 
 def read_sidecar(inputs: SessionInputs, output_dir: Path) -> dict[str, Any]:
@@ -39,33 +40,77 @@ def session_report(
     }
     there = {name: path for name, path in there.items() if path.exists()}
     maps = {name.upper(): there[name] for name in ('md', 'fa', 's0') if name in there}
+    refused = [r['Contrast'] for r in sidecar['Registrations'] if not r['Trusted']]
     reference = there.get(f'preproc_{inputs.reference.lower()}', there.get('s0'))
     return SessionReport(
         participant=inputs.participant,
         session=inputs.session,
         inputs={name: str(path) for name, path in inputs.images.items()},
         made_from=tuple(sidecar['SynthesisInputs']),
-        missing=tuple(c for c in load_descriptor().contrasts if c not in inputs.images),
+        missing=missing_contrasts(inputs),
         warnings=(*sidecar['Warnings'], *inputs.passed_over),
         mask=there['brain_mask'],
         reference=reference,
-        registrations=tuple(_views(sidecar, there, reference)),
+        registrations=tuple(_views(inputs, output_dir, sidecar, there, reference)),
         maps=maps,
         flair=there['synthetic_flair'],
         std=there['synthetic_flair_std'],
-        acquired=there.get('preproc_flair'),
+        acquired=None if 'FLAIR' in refused else there.get('preproc_flair'),
         scores=sidecar.get('ScoresInBrain', {}),
-        details={**_details(sidecar), **{step: f'{s:.0f} s' for step, s in timings}},
+        details=_details(sidecar),
+        timings=timings,
+        low=there.get('synthetic_flair_low'),
+        high=there.get('synthetic_flair_high'),
+        images={
+            name: there[f'preproc_{name.lower()}']
+            for name in ('T1w', 'T2w')
+            if f'preproc_{name.lower()}' in there and name not in refused
+        },
+        brain=sidecar['BrainMask'],
+        unfamiliarity=sidecar['OutOfDistributionScore'],
+        intensities=sidecar.get('IntensityQuantiles', {}),
+        factors=sidecar['IntensityFactors'],
     )
 
 
-def _views(sidecar, there, reference):
+def failed_session(inputs: SessionInputs, message: str, traceback: str) -> FailedSession:
+    """What there is to say of a session without result."""
+    return FailedSession(
+        inputs.participant,
+        inputs.session,
+        message,
+        traceback,
+        inputs={name: str(path) for name, path in inputs.images.items()},
+        missing=missing_contrasts(inputs),
+    )
+
+
+def missing_contrasts(inputs: SessionInputs) -> tuple[str, ...]:
+    """What was looked for and not found."""
+    return tuple(name for name in load_descriptor().contrasts if name not in inputs.images)
+
+
+def _views(
+    inputs: SessionInputs, output_dir: Path, sidecar: dict[str, Any], there, reference: Path
+) -> Iterator[RegistrationView]:
+    """What was registered; the pose before is shown where the raw image is still there."""
     for report in sidecar['Registrations']:
         contrast = report['Contrast']
         name = 's0' if contrast == 'dwi' else f'preproc_{contrast.lower()}'
-        if name in there and there[name] != reference:
-            scores = {k: v for k, v in report.items() if isinstance(v, float)}
-            yield RegistrationView(contrast, reference, there[name], scores)
+        moving = there.get(name) if report['Trusted'] else None
+        if moving == reference:
+            continue
+        transform = output_dir / output_path(f'transform:{contrast}', inputs)
+        native = inputs.images.get(contrast)
+        yield RegistrationView(
+            contrast,
+            reference,
+            moving,
+            {key: value for key, value in report.items() if isinstance(value, float)},
+            trusted=report['Trusted'],
+            native=native if native and native.exists() else None,
+            matrix=read_itk(transform) if transform.exists() else None,
+        )
 
 
 def _details(sidecar: dict[str, Any]) -> dict[str, str]:
@@ -75,9 +120,8 @@ def _details(sidecar: dict[str, Any]) -> dict[str, str]:
         'Synthesised from': ', '.join(sidecar['SynthesisInputs']),
         'Model': f'{model.get("name", "")} {model.get("version", "")}',
         'SHA-256 of the weights': model.get('sha256', ''),
-        'Unlike the training': f'{sidecar["OutOfDistributionScore"]:.2f} (up to 1 is familiar)',
         'Scanner': 'known to a specialist of the model'
-        if 'specialist' in sidecar['NetworkShares']
+        if 'specialist' in sidecar.get('NetworkShares', {})
         else 'none that the model has a specialist for',
         'Device': sidecar['Device'],
         'Backend': sidecar['Backend'],

@@ -7,10 +7,20 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bids_flair.reports.participant import RegistrationView, SessionReport
+from bids_flair.reports.content import RegistrationView, SessionReport
 
 SHAPE = (44, 52, 40)
 AFFINE = np.array([[-2.0, 0, 0, 44], [0, 2, 0, -52], [0, 0, 2, -40], [0, 0, 0, 1]])  # LAS
+
+
+LEVELS = (0.1, 0.5, 0.9)
+
+
+def quantiles(away: float) -> dict[str, list[float]]:
+    """Of an input that lies so many standard deviations from the training's mean."""
+    mean, sd = [0.7, 1.0, 1.2], [0.1, 0.1, 0.1]
+    found = [m + away * s for m, s in zip(mean, sd, strict=True)]
+    return {'Found': found, 'TrainingMean': mean, 'TrainingSD': sd}
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,9 @@ def head(tmp_path_factory) -> Head:
         head.save((300 * (values + 1.5 * skull + noise)).astype(np.float32), head.path(name))
     synthetic = (weighted['FLAIR'] - 0.3 * lesion + noise) * brain
     head.save(synthetic.astype(np.float32), head.path('synthetic'))
+    for name, reach in (('low', -0.1), ('high', 0.1)):
+        limit = np.maximum((synthetic + reach) * brain, 0)
+        head.save(limit.astype(np.float32), head.path(name))
     head.save(np.abs(noise * brain + 0.2 * lesion).astype(np.float32), head.path('std'))
     head.save((8e-4 * brain + 2e-3 * ventricles).astype(np.float32), head.path('MD'))
     head.save((0.4 * brain - 0.35 * ventricles).astype(np.float32), head.path('FA'))
@@ -84,5 +97,13 @@ def session(head) -> SessionReport:
         std=head.path('std'),
         acquired=head.path('FLAIR'),
         scores={'psnr_db': 25.31, 'ssim': 0.7131, 'lesion_auc_true': float('nan')},
-        details={'Backend': 'embedded', 'Time, synthesis': '9 s'},
+        details={'Backend': 'embedded'},
+        timings=(('synthesising the FLAIR', 9.0),),
+        low=head.path('low'),
+        high=head.path('high'),
+        images={name: head.path(name) for name in ('T1w', 'T2w')},
+        brain={'VolumeLitres': 0.5, 'AgreementDice': 0.97},
+        unfamiliarity=0.4,
+        intensities={'Levels': LEVELS, 'T1w': quantiles(0.0), 'T2w': quantiles(3.0)},
+        factors={'T1w': 300.0, 'T2w': 300.0},
     )

@@ -11,9 +11,12 @@ import pytest
 from PIL import Image
 
 from bids_flair.reports import participant as reports
-from bids_flair.reports.participant import FailedSession, write_report
+from bids_flair.reports.checks import check_session, judge
+from bids_flair.reports.content import FailedSession, RegistrationView
+from bids_flair.reports.participant import write_report
 
-VOID = {'meta', 'img', 'input', 'br', 'hr', 'link'}
+SHAPES = {'line', 'rect', 'circle', 'path', 'image', 'polygon'}
+VOID = {'meta', 'img', 'input', 'br', 'hr', 'link', *SHAPES}
 
 
 class Page(HTMLParser):
@@ -21,22 +24,27 @@ class Page(HTMLParser):
 
     def __init__(self, html: str):
         super().__init__()
-        self.open, self.tags, self.text = [], [], ''
+        self.open, self.tags, self.text, self.scripts = [], [], '', 0
         self.feed(html)
         self.close()
         assert not self.open, f'never closed: {self.open}'
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
+        self.scripts += tag == 'script' and 'type' not in dict(attrs)
         if tag not in VOID:
             self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        assert tag in SHAPES
+        self.handle_starttag(tag, attrs)
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
         self.text += ' '
 
     def handle_data(self, data):
-        if 'style' not in self.open:
+        if not {'style', 'script'} & set(self.open):
             self.text += data
 
     def all(self, tag: str) -> list[dict]:
@@ -72,7 +80,10 @@ def test_the_report_is_one_file_that_asks_for_nothing(tmp_path, session):
     page = Page(path.read_text(encoding='utf-8'))
     addresses = [attrs[key] for _, attrs in page.tags for key in ('src', 'href') if key in attrs]
     assert all(address.startswith(('data:image/', '#')) for address in addresses)
-    assert not {'script', 'link', 'iframe', 'object'} & {tag for tag, _ in page.tags}
+    assert not {'link', 'iframe', 'object'} & {tag for tag, _ in page.tags}
+    assert not any('src' in attrs for attrs in page.all('script'))
+    policies = [attrs['content'] for attrs in page.all('meta') if 'http-equiv' in attrs]
+    assert "default-src 'none'" in policies[0]
     assert 'url(' not in path.read_text(encoding='utf-8')
 
 
@@ -80,15 +91,15 @@ def test_links_lead_to_unique_places(write, session):
     page = write(session, FAILED)
     ids = [attrs['id'] for _, attrs in page.tags if 'id' in attrs]
     targets = [attrs['href'].removeprefix('#') for attrs in page.all('a')]
-    targets += [attrs['for'] for attrs in page.all('label')]
+    targets += [attrs['for'] for attrs in page.all('label') if 'for' in attrs]
     assert len(ids) == len(set(ids))
     assert set(targets) <= set(ids)
 
 
 def test_pictures_are_not_blank_and_have_alternative_text(write, session):
     pictures = write(session).all('img')
-    # mask, 2 registrations of 3 layers, 3 maps, 3 planes of 3 rows, uncertainty; 4 colour bars
-    assert len(pictures) == 1 + 6 + 3 + 9 + 1 + 4
+    # glance, mask, 2 registrations of 3 layers, 3 maps, 3 planes of 3 rows, uncertainty; 4 bars
+    assert len(pictures) == 4 + 1 + 6 + 3 + 9 + 1 + 4
     for attrs in pictures:
         pixels = decode(attrs['src'])
         assert pixels.std() > 3, attrs['alt']
@@ -101,48 +112,60 @@ def test_verdict_and_warnings_come_before_any_picture(tmp_path, session):
     path = write_report('01', [session], '', tmp_path / 'sub-01.html')
     html = path.read_text(encoding='utf-8')
     first_picture = html.index('<img')
-    for text in ('Look at the warnings', session.warnings[0], 'The FLAIR is tilted.'):
+    for text in ('Check before use', session.warnings[0], 'The FLAIR is tilted.'):
         assert html.index(text) < first_picture
 
 
 @pytest.mark.parametrize(
     ('kinds', 'level', 'advice'),
     [
-        (['clean'], 'ok', 'No check raised a warning'),
-        (['warned'], 'warnings', '2 things to check'),
-        (['failed'], 'failed', 'There is no synthetic FLAIR.'),
-        (['warned', 'failed'], 'failed', 'for 1 of 2 sessions'),
+        (['clean'], 'ok', 'The pictures still need eyes'),
+        (['alone'], 'ok', 'no acquired FLAIR to compare with'),
+        (['warned'], 'warnings', 'Look first at: Registration of FLAIR'),
+        (['unlike'], 'warnings', 'Agreement with the acquired FLAIR'),
+        (['warned', 'strange'], 'distrust', 'unfamiliarity 2.15'),
+        (['strange', 'failed'], 'failed', 'for 1 of 2 sessions'),
+        (['failed'], 'failed', 'There is none.'),
         ([], 'failed', 'No session'),
     ],
 )
 def test_the_verdict_is_the_worst_that_happened(session, kinds, level, advice):
     clean = replace(session, warnings=(), registrations=session.registrations[:1])
-    made = {'clean': clean, 'warned': session, 'failed': FAILED}
-    verdict = reports.judge([made[kind] for kind in kinds])
+    made = {
+        'clean': clean,
+        'alone': replace(clean, scores={}),
+        'warned': session,
+        'unlike': replace(clean, scores={'ssim': 0.4, 'corr': 0.9}),
+        'strange': replace(clean, unfamiliarity=2.15),
+        'failed': FAILED,
+    }
+    verdict = judge([made[kind] for kind in kinds])
     assert verdict.level == level
     assert advice in verdict.advice
 
 
 def test_a_failed_session_is_shown_beside_one_that_worked(write, session):
     page = write(session, FAILED)
-    assert '✗ sub-01, ses-b. The bvec file is missing.' in page.words
+    assert '✗ sub-01, ses-b: The bvec file is missing.' in page.words
     assert 'Traceback: InputError' in page.words
-    assert len(page.all('details')) == 1
-    assert 'SSIM in the brain mask, against the acquired FLAIR: 0.713' in page.words
+    assert page.all('details') == [{'class': 'stills', 'open': None}, {}]
+    assert 'Agreement with the acquired FLAIR SSIM 0.713 in the brain' in page.words
 
 
 def test_inputs_scores_and_details_are_listed(write, session):
     words = write(session, methods='Ran **bids_flair** 0.1.0.').words
     for text in (
         'made from T1w, T2w; not found: dwi',
-        'SSIM in the brain mask, against the acquired FLAIR: 0.713',
+        'unfamiliarity 0.40; up to 1 is like the training',
+        'T1w : 0 of 3 quantiles outside',
+        'T2w : 3 of 3 quantiles outside',
         '✓ found sub-01/anat/sub-01_T2w.nii.gz',
         'dwi – not found',
         'Synthetic against acquired FLAIR, inside the brain mask',
         'PSNR (dB) 25.3',
         'Lesion AUC, acquired not defined',
         'mutual information 0.610',
-        'Time, synthesis 9 s',
+        'synthesising the FLAIR 9',
         'Ran **bids_flair** 0.1.0.',
     ):
         assert text in words
@@ -151,9 +174,9 @@ def test_inputs_scores_and_details_are_listed(write, session):
 def test_without_acquired_flair_only_the_synthetic_one_is_shown(write, session):
     alone = replace(session, acquired=None, std=None, scores={}, maps={}, registrations=())
     page = write(alone)
-    assert len(page.all('img')) == 2
-    assert 'No acquired FLAIR to compare with' in page.words
-    for text in ('SSIM', 'Uncertainty', 'Registration', 'Diffusion maps'):
+    assert len(page.all('img')) == 3 + 2
+    assert 'no acquired FLAIR to compare with' in page.words
+    for text in ('SSIM', 'where the uncertainty', 'Registration', 'Diffusion maps'):
         assert text not in page.words
 
 
@@ -162,6 +185,9 @@ def test_text_from_outside_is_escaped(write, session):
     hostile = replace(
         session,
         inputs={'T1w': evil},
+        made_from=('T1w', evil),
+        intensities={**session.intensities, evil: session.intensities['T1w']},
+        images={**session.images, evil: session.images['T1w']},
         missing=(evil,),
         warnings=(evil,),
         registrations=(replace(session.registrations[0], contrast=evil, warnings=(evil,)),),
@@ -169,7 +195,7 @@ def test_text_from_outside_is_escaped(write, session):
         scores={evil: 1.0},
     )
     page = write(hostile, FailedSession('01', None, evil, evil), methods=evil)
-    assert not page.all('script')
+    assert page.scripts == 1  # its own
     assert page.text.count(evil) > 10
 
 
@@ -204,7 +230,11 @@ def test_many_sessions_stay_below_the_limit(monkeypatch, tmp_path, write, sessio
     monkeypatch.setattr(reports, 'MAX_BYTES', limit)
     many = write(session, replace(session, session='b'))
     assert (tmp_path / 'sub-01.html').stat().st_size < limit
-    assert 300 < int(many.all('img')[0]['width']) < int(one.all('img')[0]['width'])
+    widths = [
+        next(int(a['width']) for a in page.all('img') if a['alt'].startswith('Reference image'))
+        for page in (many, one)
+    ]
+    assert 200 < widths[0] < widths[1]
 
 
 def test_a_failing_report_leaves_the_old_one_whole(tmp_path, session):
@@ -229,10 +259,44 @@ def test_real_scans_give_a_report_of_reasonable_size(shared_data, tmp_path, sess
         mask=mask,
         reference=t1w,
         maps={},
+        images={'T1w': t1w, 'T2w': t2w},
+        low=None,
+        high=None,
         flair=t2w,
         std=None,
         acquired=flair,
-        registrations=(reports.RegistrationView('T2w', t1w, t2w),),
+        registrations=(RegistrationView('T2w', t1w, t2w),),
     )
     path = write_report('07', [real], '', tmp_path / 'sub-07.html')
     assert 300_000 < path.stat().st_size < 8_000_000
+
+
+def test_a_stripped_brain_has_no_second_opinion(session):
+    stripped = replace(session, brain={'VolumeLitres': 1.2, 'AgreementDice': None})
+    findings = {check.name: check.finding for check in check_session(stripped)}
+    assert findings['Brain mask'] == '1.20 l'
+
+
+def test_a_failed_registration_is_shown_from_the_raw_image(write, session, head):
+    view = RegistrationView(
+        'T2w', head.path('T1w'), None, {'Peak': 1.1}, trusted=False,
+        native=head.path('T2w'), matrix=np.eye(4),
+    )  # fmt: skip
+    failed = replace(session, registrations=(view,), made_from=('T1w',))
+    page = write(failed)
+    assert 'T2w: failed, not used' in page.words
+    pictures = {attrs['alt']: decode(attrs['src']) for attrs in page.all('img')}
+    before, after = (
+        next(p for alt, p in pictures.items() if alt.startswith(f'T2w {when}'))
+        for when in ('before', 'as the registration that failed')
+    )
+    assert np.abs(before.astype(int) - after).max() < 3  # the transform is the identity
+    levels = {check.name: check.level for check in check_session(failed)}
+    assert levels['Registration of T2w'] == levels['Inputs'] == 'warnings'
+
+
+def test_the_share_inside_the_interval_is_that_of_the_images(write, session, head):
+    """Synthetic and acquired differ by noise far below the interval, but for the lesion."""
+    words = write(session).words
+    share = float(words.partition('90 % interval holds ')[2].split()[0])
+    assert 0.85 < share < 1
