@@ -1,11 +1,13 @@
 """A small simulated head whose left and right differ, and a session made from it."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from browser import Browser, driver, missing_programs
 
 from bids_flair.reports.content import RegistrationView, SessionReport
 
@@ -72,7 +74,7 @@ def head(tmp_path_factory) -> Head:
     return head
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def session(head) -> SessionReport:
     """A session with everything a report can show."""
     return SessionReport(
@@ -107,3 +109,19 @@ def session(head) -> SessionReport:
         intensities={'Levels': LEVELS, 'T1w': quantiles(0.0), 'T2w': quantiles(3.0)},
         factors={'T1w': 300.0, 'T2w': 300.0},
     )
+
+
+@pytest.fixture(scope='session')
+def browser(tmp_path_factory):
+    """Chromium; without one its tests are skipped, or fail where one is asked for."""
+    missing = missing_programs()
+    if missing:
+        text = f'NO BROWSER: {", ".join(missing)} not installed; reports are not tried in one'
+        if os.environ.get('BIDS_FLAIR_BROWSER') == 'required':
+            pytest.fail(text)
+        pytest.skip(text)
+    with driver() as address:
+        window = Browser(address, tmp_path_factory.mktemp('profile'))
+        window.resize(1400, 1000)
+        yield window
+        window.close()
