@@ -58,6 +58,7 @@ class Settings:
     work_dir: Path = Path('work')
     clean_workdir: bool = False
     boilerplate_only: bool = False
+    reports_only: bool = False
     write_graph: bool = False
     stop_on_first_crash: bool = False
     resource_monitor: bool = False

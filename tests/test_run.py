@@ -155,6 +155,29 @@ def test_report_log_and_citation(finished):
     assert 'sub-01: registering T2w took' in result.stderr
 
 
+def test_reports_are_made_anew_from_what_a_run_left(finished, dolls, tmp_path):
+    out = Path(shutil.copytree(finished[0], tmp_path / 'out'))
+    before = {path.name: path.read_bytes() for path in out.glob('sub-*.html')}
+    for name in before:
+        (out / name).unlink()
+    result = bids_flair(
+        dolls, out, 'participant', 'group', '--reports-only', '-w', tmp_path / 'work'
+    )
+    assert result.returncode == ExitCode.DONE, result.stderr
+    assert {path.name: path.read_bytes() for path in out.glob('sub-*.html')} == before
+    rows = (out / 'group_FLAIR.tsv').read_text().splitlines()
+    assert [row.split('\t')[0] for row in rows[1:]] == ['sub-01', 'sub-02', 'sub-03']
+    assert len({row.count('\t') for row in rows}) == 1
+
+
+def test_reports_of_nothing_are_refused(dolls, tmp_path):
+    result = bids_flair(
+        dolls, tmp_path / 'out', 'participant', '--reports-only', '-w', tmp_path / 'work'
+    )
+    assert result.returncode == ExitCode.INPUT_MISSING
+    assert 'holds no earlier run' in result.stderr
+
+
 def test_output_is_valid_bids(finished):
     out, _ = finished
     validator = Path(sys.executable).with_name('bids-validator-deno')

@@ -14,6 +14,7 @@ from bids_flair.logs import NOTICE
 from bids_flair.models.files import load_model, needs_every_input
 from bids_flair.models.inference import pick_device
 from bids_flair.models.normalisation import CONTRASTS
+from bids_flair.reports.cohort import read_rows, write_cohort_report
 from bids_flair.reports.group import compare, mean_score, write_group_report
 from bids_flair.settings import Settings
 from bids_flair.training.cohort import Case, choose_complete, find_people, split_people
@@ -78,6 +79,8 @@ def run_group_level(settings: Settings) -> ExitCode:
         if world.first:
             report = _report(settings.model_name, folder, trained, device)
             _summarise(trained, report)
+            if read_rows(settings.output_dir):
+                LOGGER.log(NOTICE, 'participants: %s', write_cohort_report(settings.output_dir))
     return ExitCode.DONE
 
 

@@ -46,6 +46,10 @@ def _run_levels(settings: Settings) -> ExitCode:
     # Before anything else: some libraries write there when they are imported.
     check_writable(settings.work_dir, 'work directory')
     _find_temporary_folder(settings.work_dir)
+    if settings.reports_only:
+        from bids_flair.cli.reports_only import rebuild_reports
+
+        return rebuild_reports(settings)
     if 'participant' in settings.levels:
         from bids_flair.cli.participant_level import run_participant_level
 

@@ -79,7 +79,8 @@ def build_parser() -> argparse.ArgumentParser:
         nargs='+',
         metavar='{' + ','.join(LEVELS) + '}',
         help='participant: preprocess every participant and synthesise the FLAIR; group: train '
-        'a model of your own on what the participant level wrote',
+        'a model of your own on what the participant level wrote, or compare all participants '
+        '(--reports-only)',
     )
     _add_selection(parser.add_argument_group('which data'))
     _add_synthesis(parser.add_argument_group('how the FLAIR is made'))
@@ -346,6 +347,12 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         action='store_true',
         help='write only the text for your methods section, with its citations',
     )
+    group.add_argument(
+        '--reports-only',
+        action='store_true',
+        help='make the reports anew from what an earlier run left: of each participant, or for '
+        'group a table of all with every quality figure, group_FLAIR.tsv and .html',
+    )
 
 
 def _add_messages(group: argparse._ArgumentGroup) -> None:
@@ -597,6 +604,8 @@ def _refuse_dicom(settings: Settings) -> None:
         if settings.dicom_rules:
             raise _wrong('--dicom-rules says what DICOM is: give the folders, --dicom.')
         return
+    if settings.reports_only:
+        raise _wrong('--reports-only makes nothing but reports: leave out --dicom.')
     if 'participant' not in settings.levels:
         raise _wrong('--dicom goes with the participant level.')
     if len(settings.participants) != 1:
@@ -632,8 +641,13 @@ def _refuse_training(settings: Settings) -> None:
         if 'FLAIR' in settings.inputs:
             raise _wrong('The participant level makes a FLAIR: it cannot be an input.')
         return
+    if settings.reports_only:
+        return
     if not settings.model_name:
-        raise _wrong('The group level trains a model: say how it is to be called, --model-name.')
+        raise _wrong(
+            'The group level trains a model: say how it is to be called, --model-name; or ask '
+            'for the table of participants alone, --reports-only.'
+        )
     if not MODEL_NAME.fullmatch(settings.model_name):
         raise _wrong(f'A model name is letters, digits, - and _, not {settings.model_name!r}.')
     if settings.target in settings.inputs:

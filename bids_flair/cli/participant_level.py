@@ -29,6 +29,7 @@ from bids_flair.logs import NOTICE
 from bids_flair.models.probe import probe
 from bids_flair.reports.content import FailedSession, SessionReport
 from bids_flair.reports.participant import write_report
+from bids_flair.reports.records import Record, write_record
 from bids_flair.reports.session import failed_session, read_sidecar, session_report
 from bids_flair.settings import Settings
 from bids_flair.workflows.backends import load_backend
@@ -89,7 +90,9 @@ def run_participant_level(settings: Settings) -> ExitCode:
     outcomes: list[Outcome] = []
     needed = settings.inputs if found['needs_every_input'] else ()
     for batch in batches(sessions, settings):
-        outcomes += _run_batch(batch, settings, backend, run, needed)
+        done = _run_batch(batch, settings, backend, run, needed)
+        _write_records(done, settings, run)
+        outcomes += done
         if settings.stop_on_first_crash and any(outcome.code for outcome in outcomes):
             break
     _write_reports(outcomes, settings, methods)
@@ -253,6 +256,16 @@ def _failure(
 ) -> Outcome:
     page = failed_session(inputs, message, text)
     return Outcome(inputs, code, page)
+
+
+def _write_records(outcomes: Sequence[Outcome], settings: Settings, run: str) -> None:
+    for outcome in outcomes:
+        page = outcome.page
+        if isinstance(page, FailedSession):
+            record = Record(message=page.message, traceback=page.traceback)
+        else:
+            record = Record(timings=tuple(page.timings))
+        write_record(record, outcome.inputs.label, log_folder(outcome.inputs, settings, run))
 
 
 def _write_reports(outcomes: Sequence[Outcome], settings: Settings, methods: str) -> None:

@@ -62,8 +62,9 @@ class SynthesizeFlair(SimpleInterface):
             self._results[name] = output_file(runtime, name)
             getattr(made, name).to_filename(self._results[name])
         self._results['mask'] = output_file(runtime, 'mask')
+        std = np.asarray(made.std.dataobj)
         # The model is unsure everywhere it was asked; the FLAIR itself may be 0 in fluid.
-        inside = (np.asarray(made.std.dataobj) > 0).astype(np.uint8)
+        inside = (std > 0).astype(np.uint8)
         nib.Nifti1Image(inside, mask.affine).to_filename(self._results['mask'])
         self._results['report'] = {
             'SynthesisInputs': list(images),
@@ -71,6 +72,7 @@ class SynthesizeFlair(SimpleInterface):
                 key: made.card[key] for key in ('name', 'version', 'sha256') if key in made.card
             },
             'OutOfDistributionScore': round(made.unfamiliarity, 2),
+            'MedianUncertainty': round(float(np.median(std[std > 0])), 3),
             'IntensityQuantiles': _quantiles(made.intensities),
             'NetworkShares': made.shares,
             'IntensityFactors': {name: float(value) for name, value in made.factors.items()},

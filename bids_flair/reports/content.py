@@ -76,6 +76,8 @@ class SessionReport:
         What is known of the brain mask.
     unfamiliarity
         Above 1, nothing like the inputs was seen in training.
+    uncertainty
+        Median over the brain of the standard deviation.
     intensities
         Per contrast, the quantiles 'Found' in the brain beside 'TrainingMean' and 'TrainingSD',
         and the levels they are of under 'Levels'.
@@ -104,6 +106,7 @@ class SessionReport:
     images: Mapping[str, Path] = field(default_factory=dict)
     brain: Mapping[str, Any] = field(default_factory=dict)
     unfamiliarity: float | None = None
+    uncertainty: float | None = None
     intensities: Mapping[str, Any] = field(default_factory=dict)
     factors: Mapping[str, float] = field(default_factory=dict)
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bids.layout import parse_file_entities
+
 from bids_flair.bids.collect import SessionInputs
 from bids_flair.bids.names import output_path
 from bids_flair.descriptor import load_descriptor
@@ -46,7 +48,6 @@ def session_report(
         participant=inputs.participant,
         session=inputs.session,
         inputs={name: str(path) for name, path in inputs.images.items()},
-        made_from=tuple(sidecar['SynthesisInputs']),
         missing=missing_contrasts(inputs),
         warnings=(*sidecar['Warnings'], *inputs.passed_over),
         mask=there['brain_mask'],
@@ -56,8 +57,6 @@ def session_report(
         flair=there['synthetic_flair'],
         std=there['synthetic_flair_std'],
         acquired=None if 'FLAIR' in refused else there.get('preproc_flair'),
-        scores=sidecar.get('ScoresInBrain', {}),
-        details=_details(sidecar),
         timings=timings,
         low=there.get('synthetic_flair_low'),
         high=there.get('synthetic_flair_high'),
@@ -66,11 +65,52 @@ def session_report(
             for name in ('T1w', 'T2w')
             if f'preproc_{name.lower()}' in there and name not in refused
         },
-        brain=sidecar['BrainMask'],
-        unfamiliarity=sidecar['OutOfDistributionScore'],
-        intensities=sidecar.get('IntensityQuantiles', {}),
-        factors=sidecar['IntensityFactors'],
+        **_findings(sidecar),
     )
+
+
+def session_without_pictures(sidecar_file: Path) -> SessionReport:
+    """What a synthetic FLAIR's sidecar alone tells, which is enough to check the session."""
+    sidecar = json.loads(sidecar_file.read_text())
+    image = sidecar_file.with_suffix('.nii.gz')
+    labels = parse_file_entities(str(image))
+    return SessionReport(
+        participant=labels['subject'],
+        session=labels.get('session'),
+        inputs={},
+        missing=(),
+        warnings=tuple(sidecar['Warnings']),
+        mask=image,
+        reference=image,
+        registrations=tuple(
+            RegistrationView(
+                report['Contrast'], image, None, _figures(report), trusted=report['Trusted']
+            )
+            for report in sidecar['Registrations']
+        ),
+        maps={},
+        flair=image,
+        std=None,
+        acquired=None,
+        **_findings(sidecar),
+    )
+
+
+def _findings(sidecar: dict[str, Any]) -> dict[str, Any]:
+    return {
+        'made_from': tuple(sidecar['SynthesisInputs']),
+        'scores': sidecar.get('ScoresInBrain', {}),
+        'details': _details(sidecar),
+        'brain': sidecar['BrainMask'],
+        'unfamiliarity': sidecar['OutOfDistributionScore'],
+        'uncertainty': sidecar.get('MedianUncertainty'),
+        'intensities': sidecar.get('IntensityQuantiles', {}),
+        'factors': sidecar['IntensityFactors'],
+    }
+
+
+def _figures(report: dict[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in report.items() if isinstance(value, float)}
 
 
 def failed_session(inputs: SessionInputs, message: str, traceback: str) -> FailedSession:
@@ -106,7 +146,7 @@ def _views(
             contrast,
             reference,
             moving,
-            {key: value for key, value in report.items() if isinstance(value, float)},
+            _figures(report),
             trusted=report['Trusted'],
             native=native if native and native.exists() else None,
             matrix=read_itk(transform) if transform.exists() else None,
