@@ -67,7 +67,7 @@ def judge(sessions: Sequence[SessionReport | FailedSession]) -> Verdict:
         return Verdict('distrust', 'Do not trust it', f'{names}.')
     named = [check.name for check in checks if check.level == 'warnings']
     if named or collect_warnings(made):
-        what = f'Look first at: {", ".join(dict.fromkeys(named)) or "what is said below"}.'
+        what = f'Look first at: {", ".join(dict.fromkeys(named)) or "the inputs"}.'
         return Verdict('warnings', 'Check before use', what)
     compared = all(session.scores for session in made)
     return Verdict(

@@ -65,7 +65,7 @@ class SessionReport:
     low, high
         Limits of the synthetic FLAIR's 90 % interval.
     images
-        Contrast to image, of what the model saw of T1w and T2w.
+        Contrast to image, of what the synthetic FLAIR may be compared with: T1w and T2w.
     scores
         What `bids_flair.scoring` found inside the brain mask; empty without acquired FLAIR.
     details

@@ -302,5 +302,5 @@ def _write_labels(row: Image.Image, layout: Layout, plane: int) -> None:
     pen.text((row.width - 4, 2), right, anchor='ra', **style)
     step = layout.tile_size(plane)[0] + GAP
     for index, cut in enumerate(layout.cuts[plane]):
-        label = f'{"xyz"[plane]} {layout.position_mm(plane, cut):+.0f}'.replace('-', '−')
+        label = f'{"xyz"[plane]} {round(layout.position_mm(plane, cut)):+d}'.replace('-', '−')
         pen.text((index * step + 4, row.height - 3), label, anchor='ld', **style)

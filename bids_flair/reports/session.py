@@ -1,7 +1,7 @@
 """What a session's report shows, read back from the derivatives that were written."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +60,19 @@ def session_report(
         timings=timings,
         low=there.get('synthetic_flair_low'),
         high=there.get('synthetic_flair_high'),
-        images={
-            name: there[f'preproc_{name.lower()}']
-            for name in ('T1w', 'T2w')
-            if f'preproc_{name.lower()}' in there and name not in refused
-        },
+        images=_anatomy(there, refused),
         **_findings(sidecar),
     )
+
+
+def _anatomy(there: Mapping[str, Path], refused: Sequence[str]) -> dict[str, Path]:
+    """What a person compares the synthetic FLAIR with: T1w and T2w, where there is none S0."""
+    images = {
+        name: there[f'preproc_{name.lower()}']
+        for name in ('T1w', 'T2w')
+        if f'preproc_{name.lower()}' in there and name not in refused
+    }
+    return images or ({'S0': there['s0']} if 's0' in there else {})
 
 
 def session_without_pictures(sidecar_file: Path) -> SessionReport:
