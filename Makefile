@@ -25,7 +25,7 @@ demo: $(READY)
 	@echo "Report: $$(ls $(DEMO)/out/sub-*.html)"
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow'

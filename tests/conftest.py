@@ -12,6 +12,12 @@ os.environ['ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS'] = '1'
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take long, so that no process is left with them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker('slow')}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope='session')
 def root() -> Path:
     """The checkout: where run.py and data_descriptor.json are."""
