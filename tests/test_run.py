@@ -17,6 +17,8 @@ from bids_flair.models.network import Architecture, PatchRegressor
 from bids_flair.processing.images import reference_grid
 from bids_flair.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 PREFIX = 'sub-01_space-T1w_'
 EXPECTED = {
     f'anat/{PREFIX}desc-synth_FLAIR.nii.gz',
