@@ -79,7 +79,7 @@ class Committee(nn.Module):
             known += trust
         if self.abroad is not None:
             there = images.pick(self.abroad.architecture.inputs).presence.any((1, 2, 3))
-            if there.sum() > 1:
+            if there.sum() > 1 and (known[mask] < 1).any():
                 voices.append(Voice(self.abroad, SHARE_ABROAD * (1 - known), 'abroad'))
         rest = 1 - sum(voice.weight for voice in voices)
         return [*voices, Voice(self.generalist, rest, 'generalist')]

@@ -70,6 +70,8 @@ def test_a_contrast_that_is_not_there_relates_to_nothing(phantom, seen):
 
 
 def test_at_home_the_answer_is_the_mean_of_both(committee, phantom, seen):
+    roles = [voice.role for voice in committee.voices(seen, phantom.mask)]
+    assert roles == ['specialist', 'generalist']
     mean, below, _ = predict(committee, seen, phantom.mask, CPU)
     special = predict(committee.specialists[0], seen, phantom.mask, CPU)
     general = predict(committee.generalist, seen, phantom.mask, CPU)
