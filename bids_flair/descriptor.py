@@ -107,6 +107,8 @@ class Descriptor:
         By name.
     field_maps : mapping
         Query for images that tell the distortion of a diffusion series: of another phase encoding.
+    prepared : mapping
+        Image to queries for files of other pipelines that can stand in for it.
     descriptions : mapping
         Meaning of each ``desc-<label>``: the rows of ``descriptions.tsv``.
     bidsignore : tuple of str
@@ -121,6 +123,7 @@ class Descriptor:
     contrasts: Mapping[str, Contrast]
     outputs: Mapping[str, Output]
     field_maps: Mapping[str, Any]
+    prepared: Mapping[str, tuple[Mapping[str, Any], ...]]
     descriptions: Mapping[str, str]
     bidsignore: tuple[str, ...]
     dicom_rules: tuple[Mapping[str, Any], ...] = ()
@@ -147,6 +150,7 @@ def load_descriptor() -> Descriptor:
         contrasts={name: _contrast(name, entry) for name, entry in data['contrasts'].items()},
         outputs={name: _output(name, entry) for name, entry in data['outputs'].items()},
         field_maps=data['field_maps']['query'],
+        prepared={name: tuple(found) for name, found in data['prepared']['queries'].items()},
         descriptions=data['descriptions'],
         bidsignore=tuple(data['bidsignore']),
         dicom_rules=tuple(data['dicom']['rules']),

@@ -14,8 +14,8 @@ class Settings:
     """One run's request.
 
     Empty tuples and ``None`` mean "not asked for": every participant, every session, every
-    contrast found. ``inputs`` holds names in {'T1w', 'T2w', 'MD', 'FA', 'S0', 'FLAIR'}; ``mem_gb``
-    is in GB (1e9 bytes).
+    contrast found. ``derivatives`` holds ``NAME=PATH`` or ``PATH``; ``inputs`` names in
+    {'T1w', 'T2w', 'MD', 'FA', 'S0', 'FLAIR'}; ``mem_gb`` is in GB (1e9 bytes).
     """
 
     bids_dir: Path
@@ -25,6 +25,8 @@ class Settings:
     sessions: tuple[str, ...] = ()
     bids_filters: dict[str, Any] = field(default_factory=dict)
     bids_database_dir: Path | None = None
+    derivatives: tuple[str, ...] = ()
+    derivatives_only: bool = False
     dicom: tuple[str, ...] = ()
     dicom_rules: dict[str, Any] = field(default_factory=dict)
     skip_bids_validation: bool = False

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,15 @@ import numpy as np
 from bids.layout import BIDSLayout, BIDSLayoutIndexer, Query
 
 from bids_flair.bids.acquisition import Acquisition, read_acquisition
+from bids_flair.bids.derivatives import (
+    Derivatives,
+    find_prepared,
+    is_derivative,
+    participants_in,
+    read_derivatives,
+)
+from bids_flair.bids.reuse import reuse
+from bids_flair.bids.session import SessionInputs
 from bids_flair.descriptor import Contrast, load_descriptor
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.processing.gradients import B0_THRESHOLD, FEWEST_DIRECTIONS
@@ -22,49 +30,6 @@ IGNORED_FOLDERS = (
     'code|derivatives|models|sourcedata|stimuli|'
     'func|perf|eeg|ieeg|meg|beh|pet|micr|nirs|motion|mrs'
 )
-
-
-@dataclass(frozen=True)
-class SessionInputs:
-    """The images of one participant in one session (or of one without sessions).
-
-    Attributes
-    ----------
-    images : dict
-        Contrast ('T1w', 'T2w', 'dwi', 'FLAIR') to the one file that is taken.
-    bval, bvec : path or None
-        Of the diffusion series.
-    acquisition : Acquisition
-        How the diffusion series was encoded.
-    passed_over : tuple of str
-        What else was found, and why it is not taken.
-    """
-
-    participant: str
-    session: str | None
-    images: Mapping[str, Path]
-    bval: Path | None = None
-    bvec: Path | None = None
-    acquisition: Acquisition = field(default=Acquisition())
-    passed_over: tuple[str, ...] = field(default=())
-
-    @property
-    def label(self) -> str:
-        """As in file names: ``sub-01`` or ``sub-01_ses-02``."""
-        session = f'_ses-{self.session}' if self.session else ''
-        return f'sub-{self.participant}{session}'
-
-    @property
-    def missing_companions(self) -> tuple[str, ...]:
-        """Which of 'bval' and 'bvec' the diffusion series lacks."""
-        if 'dwi' not in self.images:
-            return ()
-        return tuple(kind for kind in ('bval', 'bvec') if getattr(self, kind) is None)
-
-    @property
-    def reference(self) -> str | None:
-        """The contrast whose space everything is brought to; None if no input is there."""
-        return next((c for c in load_descriptor().reference_order if c in self.images), None)
 
 
 def check_dataset(bids_dir: Path) -> None:
@@ -94,20 +59,38 @@ def participants_of(bids_dir: Path) -> list[str]:
     return sorted(p.name.removeprefix('sub-') for p in bids_dir.glob('sub-*') if p.is_dir())
 
 
-def selected_participants(settings: Settings) -> list[str]:
-    """Labels that were asked for, or all.
+def derivatives_of(settings: Settings) -> list[Derivatives]:
+    """Derivative datasets to take from; without raw data, BIDS_DIR where it is one itself.
+
+    Raises
+    ------
+    BidsFlairError
+        If there is none and raw data are not to be used, or one is not a derivative dataset.
+    """
+    given = settings.derivatives
+    if settings.derivatives_only and is_derivative(settings.bids_dir):
+        given = (str(settings.bids_dir), *given)
+    if settings.derivatives_only and not given:
+        raise BidsFlairError(
+            f'--derivatives-only: {settings.bids_dir} is no derivative dataset; name those to '
+            'take images from with --derivatives',
+            ExitCode.INPUT_MISSING,
+        )
+    return read_derivatives(given)
+
+
+def selected_participants(settings: Settings, known: list[str]) -> list[str]:
+    """Labels that were asked for, or all that are known.
 
     Raises
     ------
     BidsFlairError
         If one that was asked for is not there (ExitCode.NOTHING_MATCHED), naming those that are.
     """
-    known = participants_of(settings.bids_dir)
     unknown = sorted(set(settings.participants) - set(known))
     if unknown:
         raise BidsFlairError(
-            f'{settings.bids_dir} has no participant {", ".join(unknown)}; '
-            f'it has {_listed(known)}',
+            f'{_data(settings)} has no participant {", ".join(unknown)}; it has {_listed(known)}',
             ExitCode.NOTHING_MATCHED,
         )
     return list(settings.participants) or known
@@ -124,17 +107,46 @@ def collect(settings: Settings) -> list[SessionInputs]:
     BidsFlairError
         If a label is unknown, or the filters leave nothing at all.
     """
-    participants = selected_participants(settings)
-    layout = _index(settings, participants)
-    queries = _queries(settings)
-    found = [_collect_participant(layout, queries, label, settings) for label in participants]
+    datasets = derivatives_of(settings)
+    if settings.derivatives_only:
+        participants = selected_participants(settings, participants_in(datasets))
+        raw = [[SessionInputs(label, None, {})] for label in participants]
+    else:
+        participants = selected_participants(settings, participants_of(settings.bids_dir))
+        layout = _index(settings, participants)
+        queries = _queries(settings)
+        raw = [_collect_participant(layout, queries, label, settings) for label in participants]
+    found = [_with_prepared(sessions, datasets, settings) for sessions in raw]
     if not any(session.reference for sessions in found for session in sessions):
+        what = 'prepared' if settings.derivatives_only else 'T1w, T2w or dwi'
         raise BidsFlairError(
-            f'{settings.bids_dir}: no T1w, T2w or dwi image matches the selection; look at '
+            f'{_data(settings)}: no {what} image matches the selection; look at '
             '--participant-label, --session-label and --bids-filter-file',
             ExitCode.NOTHING_MATCHED,
         )
     return [session for sessions in found for session in sessions]
+
+
+def _with_prepared(
+    sessions: list[SessionInputs], datasets: list[Derivatives], settings: Settings
+) -> list[SessionInputs]:
+    """A participant's sessions with what other pipelines prepared of them."""
+    if not datasets:
+        return sessions
+    participant = sessions[0].participant
+    offer = find_prepared(datasets, participant)
+    if settings.derivatives_only:
+        labels = [s for s in offer.sessions if not settings.sessions or s in settings.sessions]
+        sessions = [SessionInputs(participant, label, {}) for label in labels] or sessions
+    shared = settings.derivatives_only or len(sessions) == 1
+    return [reuse(session, offer, shared=shared) for session in sessions]
+
+
+def _data(settings: Settings) -> str:
+    """What was looked through, for messages."""
+    if settings.derivatives_only:
+        return ', '.join(str(dataset.folder) for dataset in derivatives_of(settings))
+    return str(settings.bids_dir)
 
 
 def _index(settings: Settings, participants: list[str]) -> BIDSLayout:

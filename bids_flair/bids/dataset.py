@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from bids_flair import __version__
+from bids_flair.bids.collect import derivatives_of
 from bids_flair.bids.names import RAW
 from bids_flair.descriptor import load_descriptor
 from bids_flair.errors import BidsFlairError, ExitCode
@@ -53,7 +54,7 @@ def write_dataset_files(settings: Settings, backend: ModuleType) -> None:
     """Write what makes the output directory a BIDS derivative dataset."""
     out = settings.output_dir
     descriptor = load_descriptor()
-    description = json.dumps(dataset_description(settings.bids_dir, backend), indent=2)
+    description = json.dumps(dataset_description(settings, backend), indent=2)
     write_atomically(out / 'dataset_description.json', description + '\n')
     write_atomically(out / '.bidsignore', '\n'.join(descriptor.bidsignore) + '\n')
     rows = [f'{label}\t{text}' for label, text in descriptor.descriptions.items()]
@@ -73,10 +74,12 @@ def read_bibliography() -> str:
     return files('bids_flair.workflows').joinpath('references.bib').read_text()
 
 
-def dataset_description(bids_dir: Path, backend: ModuleType) -> dict[str, Any]:
+def dataset_description(settings: Settings, backend: ModuleType) -> dict[str, Any]:
     """Content of the derivative's ``dataset_description.json``."""
     versions = [f'{name} {number}' for name, number in backend.package_versions().items()]
-    raw = _raw_description(bids_dir)
+    bids_dir, raw = settings.bids_dir, _description(settings.bids_dir)
+    links = {} if settings.derivatives_only else {RAW: bids_dir}
+    links |= {dataset.name: dataset.folder for dataset in derivatives_of(settings)}
     description = {
         'Name': f'Synthetic FLAIR for {raw.get("Name", bids_dir.name)}',
         'BIDSVersion': '1.10.0',
@@ -89,19 +92,19 @@ def dataset_description(bids_dir: Path, backend: ModuleType) -> dict[str, Any]:
             }
         ],
         'HowToAcknowledge': f'Please cite {PAPER}, and the methods text in logs/CITATION.md.',
-        'SourceDatasets': [_source(raw, bids_dir)],
-        'DatasetLinks': {RAW: bids_dir.as_uri()},
+        'SourceDatasets': [_source(folder) for folder in links.values()],
+        'DatasetLinks': {name: folder.as_uri() for name, folder in links.items()},
     }
     return description | ({'License': raw['License']} if raw.get('License') else {})
 
 
-def _source(raw: dict[str, Any], bids_dir: Path) -> dict[str, str]:
-    source = {'URL': bids_dir.as_uri()}
-    return source | ({'DOI': raw['DatasetDOI']} if raw.get('DatasetDOI') else {})
+def _source(folder: Path) -> dict[str, str]:
+    source, doi = {'URL': folder.as_uri()}, _description(folder).get('DatasetDOI')
+    return source | ({'DOI': doi} if doi else {})
 
 
-def _raw_description(bids_dir: Path) -> dict[str, Any]:
-    file = bids_dir / 'dataset_description.json'
+def _description(folder: Path) -> dict[str, Any]:
+    file = folder / 'dataset_description.json'
     return json.loads(file.read_text(encoding='utf-8-sig')) if file.exists() else {}
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bids.layout.writing import build_path
 
-from bids_flair.bids.collect import SessionInputs
+from bids_flair.bids.session import SessionInputs
 from bids_flair.descriptor import load_descriptor
 
 RAW = 'raw'
@@ -22,9 +22,10 @@ def output_entities(name: str, inputs: SessionInputs) -> dict[str, str]:
         entities['session'] = inputs.session
     if name == 'transform':
         datatype = 'dwi' if contrast == 'dwi' else 'anat'
-        return {**entities, 'from': contrast, 'to': inputs.reference, 'datatype': datatype}
-    if name not in (f'preproc_{inputs.reference.lower()}', 'brain_mask'):
-        entities['space'] = inputs.reference
+        return {**entities, 'from': contrast, 'to': inputs.reference_space, 'datatype': datatype}
+    native = (f'preproc_{inputs.reference.lower()}', 'brain_mask')
+    if name not in native or inputs.reference_space != inputs.reference:
+        entities['space'] = inputs.reference_space
     return entities
 
 
@@ -39,6 +40,14 @@ def output_uri(name: str, inputs: SessionInputs) -> str:
     return f'bids::{output_path(name, inputs)}'
 
 
-def raw_uri(path: Path, bids_dir: Path) -> str:
-    """BIDS URI of a file of the raw dataset."""
-    return f'bids:{RAW}:{path.relative_to(bids_dir).as_posix()}'
+def source_uris(contrast: str, inputs: SessionInputs, bids_dir: Path) -> list[str]:
+    """BIDS URIs of the files that a contrast of a session, or its tensor maps, come from."""
+    names = [contrast]
+    if contrast == 'dwi' and inputs.has_maps:
+        names = [name for name in ('MD', 'FA', 'S0', 'dwi') if name in inputs.prepared]
+    return [
+        inputs.prepared[name].uri
+        if name in inputs.prepared
+        else f'bids:{RAW}:{inputs.images[name].relative_to(bids_dir).as_posix()}'
+        for name in names
+    ]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bids_flair.bids.collect import SessionInputs
+from bids_flair.bids.session import SessionInputs
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.processing.gradients import read_gradients
 from bids_flair.processing.images import load_checked, load_volume
@@ -21,6 +21,9 @@ def check_session(inputs: SessionInputs) -> None:
             f'{inputs.label}: no T1w, T2w or dwi image, so there is nothing to synthesise from',
             ExitCode.INPUT_MISSING,
         )
+    for name, prepared in inputs.prepared.items():
+        if name not in inputs.images:
+            load_volume(prepared.path)
     for contrast, path in inputs.images.items():
         if contrast == 'dwi':
             _check_series(path, inputs)

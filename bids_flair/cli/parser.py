@@ -141,6 +141,19 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         'that later runs need not look through the dataset again',
     )
     group.add_argument(
+        '-d',
+        '--derivatives',
+        nargs='+',
+        metavar='[NAME=]PATH',
+        help='derivative datasets of fMRIPrep, sMRIPrep, QSIPrep, QSIRecon or others, such as '
+        'fmriprep=/out/fmriprep: what they have prepared is not computed again',
+    )
+    group.add_argument(
+        '--derivatives-only',
+        action='store_true',
+        help='work on what --derivatives hold, without raw data; BIDS_DIR may be such a dataset',
+    )
+    group.add_argument(
         '--dicom',
         nargs='+',
         metavar='PATH',
@@ -497,6 +510,7 @@ def _complete(values: dict[str, Any]) -> Settings:
         output_dir=_absolute(settings.output_dir),
         work_dir=_absolute(settings.work_dir),
         bids_database_dir=_absolute(database) if database else None,
+        derivatives=_unique(_absolute_derivative(text) for text in settings.derivatives),
         dicom=_unique(str(_absolute(Path(path))) for path in settings.dicom),
         levels=_unique(settings.levels),
         participants=_unique(label.removeprefix('sub-') for label in settings.participants),
@@ -509,6 +523,12 @@ def _complete(values: dict[str, Any]) -> Settings:
         holdout=_unique(label.removeprefix('sub-') for label in settings.holdout),
         validation=_unique(label.removeprefix('sub-') for label in settings.validation),
     )
+
+
+def _absolute_derivative(text: str) -> str:
+    """``NAME=PATH`` or ``PATH`` with the path absolute."""
+    name, equals, path = text.rpartition('=')
+    return f'{name}{equals}{_absolute(Path(path))}'
 
 
 def _default_work_dir(output_dir: Path) -> Path:
@@ -567,6 +587,7 @@ def _refuse_values(settings: Settings) -> None:
         raise _wrong(f'The backend is one of {", ".join(BACKENDS)}, not {settings.backend!r}.')
     _refuse_training(settings)
     _refuse_dicom(settings)
+    _refuse_derivatives(settings)
     lowest = {'nprocs': 1, 'omp_nthreads': 1, 'random_seed': 0, 'verbosity': 0}
     for name, least in lowest.items():
         if getattr(settings, name) < least:
@@ -622,6 +643,19 @@ def _refuse_dicom(settings: Settings) -> None:
     for path in settings.dicom:
         if not Path(path).exists():
             raise BidsFlairError(f'--dicom {path} does not exist.', ExitCode.INPUT_MISSING)
+
+
+def _refuse_derivatives(settings: Settings) -> None:
+    if settings.derivatives and 'participant' not in settings.levels:
+        raise _wrong('--derivatives goes with the participant level.')
+    if settings.derivatives_only and settings.dicom:
+        raise _wrong('--derivatives-only takes no raw data: leave out --dicom.')
+    for text in settings.derivatives:
+        path = Path(text.rpartition('=')[2])
+        if not path.is_dir():
+            raise BidsFlairError(f'--derivatives {path} does not exist.', ExitCode.INPUT_MISSING)
+        if path.resolve() == settings.output_dir.resolve():
+            raise _wrong(f'--derivatives {path} is the output directory: name another.')
 
 
 def _refuse_training(settings: Settings) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_flair import __version__
-from bids_flair.bids.collect import SessionInputs, check_dataset, collect
+from bids_flair.bids.collect import check_dataset, collect
 from bids_flair.bids.dataset import (
     check_writable,
     read_bibliography,
@@ -22,6 +22,7 @@ from bids_flair.bids.dataset import (
 )
 from bids_flair.bids.names import output_path
 from bids_flair.bids.preflight import check_session
+from bids_flair.bids.session import SessionInputs
 from bids_flair.bids.validation import validator_errors
 from bids_flair.cli.progress import Follower, step_name
 from bids_flair.errors import BidsFlairError, ExitCode
@@ -122,7 +123,7 @@ def _folders(settings: Settings) -> tuple[str, str]:
 
 
 def _check_input(settings: Settings) -> None:
-    if settings.skip_bids_validation:
+    if settings.skip_bids_validation or settings.derivatives_only:
         return
     check_dataset(settings.bids_dir)
     for text in validator_errors(settings.bids_dir):
@@ -155,8 +156,25 @@ def _announce(sessions, settings: Settings, found, backend_name: str) -> None:
     for inputs in sessions:
         images = ', '.join(f'{name} ({path.name})' for name, path in inputs.images.items())
         LOGGER.log(NOTICE, '%s: %s', inputs.label, images or 'no image')
+        for source, names in _reused(inputs).items():
+            LOGGER.log(NOTICE, '%s: taken from %s: %s', inputs.label, source, ', '.join(names))
         for text in inputs.passed_over:
             LOGGER.log(NOTICE, '%s: passed over %s', inputs.label, text)
+
+
+def _reused(inputs: SessionInputs) -> dict[str, list[str]]:
+    """Pipeline to what is taken from it, and how that comes to the reference."""
+    found: dict[str, list[str]] = {}
+    for name, one in inputs.prepared.items():
+        contrast = 'dwi' if name in inputs.tensor_maps else name
+        if one.space == inputs.reference_space:
+            how = ''
+        elif contrast in inputs.positions:
+            how = f' (space {one.space}, by {inputs.positions[contrast].name})'
+        else:
+            how = f' (space {one.space}, to be registered)'
+        found.setdefault(one.source.name, []).append(f'{name}{how}')
+    return found
 
 
 def _methods(sessions: Sequence[SessionInputs], settings: Settings, backend) -> str:
@@ -168,7 +186,7 @@ def _methods(sessions: Sequence[SessionInputs], settings: Settings, backend) -> 
     ]
     if not usable:
         return ''
-    fullest = max(usable, key=lambda inputs: len(inputs.images))
+    fullest = max(usable, key=lambda inputs: len(inputs.contrasts))
     return methods_text(init_session_wf(fullest, settings, backend))
 
 
@@ -203,7 +221,7 @@ def _check_images(inputs: SessionInputs, settings: Settings, needed: Sequence[st
     if not wanted:
         raise BidsFlairError(
             f'{inputs.label}: has none of the inputs asked for ({", ".join(settings.inputs)}), '
-            f'only {", ".join(inputs.images)}',
+            f'only {", ".join(inputs.contrasts)}',
             ExitCode.INPUT_MISSING,
         )
 

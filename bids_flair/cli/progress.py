@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bids_flair.bids.collect import SessionInputs
+from bids_flair.bids.session import SessionInputs
 from bids_flair.logs import CONSOLE, NOTICE
 from bids_flair.workflows.participant import session_wf_name
 
@@ -30,6 +30,9 @@ STEPS = {
     'flirt_header': 'registering {} with FLIRT from its header',
     'flirt_search': 'registering {} with FLIRT from everywhere',
     'choose': 'judging the registration of {}',
+    'adopt_mask': 'taking over the brain mask',
+    'find_position': 'judging the given position of {}',
+    'adopt_maps': 'taking over the tensor maps',
     'topup': 'estimating distortion by susceptibility with topup',
     'prepare_series': 'preparing dwi for FSL',
     'eddy': 'correcting motion and eddy currents with eddy',

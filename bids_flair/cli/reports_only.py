@@ -4,9 +4,10 @@ import logging
 from collections.abc import Sequence
 from itertools import groupby
 
-from bids_flair.bids.collect import SessionInputs, collect
+from bids_flair.bids.collect import collect
 from bids_flair.bids.dataset import check_writable, read_bibliography
 from bids_flair.bids.names import output_path
+from bids_flair.bids.session import SessionInputs
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.logs import NOTICE
 from bids_flair.reports.cohort import write_cohort_report

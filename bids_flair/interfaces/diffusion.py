@@ -7,6 +7,7 @@ from nipype.interfaces.base import (
     File,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
@@ -71,7 +72,7 @@ class EstimateMotion(SimpleInterface):
 
 
 class _FitTensorInputSpec(SeriesInputSpec):
-    motion = File(exists=True, mandatory=True, desc='as EstimateMotion writes it')
+    motion = File(exists=True, desc='as EstimateMotion writes it; unset if it is undone already')
     mask = File(exists=True, mandatory=True, desc='brain mask on the reference grid')
     transform = File(exists=True, mandatory=True, desc='reference world to b=0 world (ITK)')
     num_threads = traits.Int(1, usedefault=True, nohash=True, desc='threads for the fit')
@@ -95,10 +96,11 @@ class FitTensor(SimpleInterface):
 
         dwi, gradients = load_series(self.inputs.dwi, self.inputs.bval, self.inputs.bvec)
         mask = nib.load(self.inputs.mask)
+        still = np.broadcast_to(np.eye(4), (len(gradients.usable), 4, 4))
         maps = fit_maps(
             dwi,
             gradients,
-            np.load(self.inputs.motion),
+            np.load(self.inputs.motion) if isdefined(self.inputs.motion) else still,
             read_itk(self.inputs.transform),
             mask.affine,
             np.asarray(mask.dataobj) > 0,

@@ -156,7 +156,7 @@ def _describe(image, head, mask: np.ndarray, agreement: float | None = None) -> 
         volume_l=volume,
         agreement=agreement,
         stripped=stripped,
-        warnings=tuple(_warnings(mask, volume, agreement)),
+        warnings=tuple(mask_warnings(mask, volume, agreement)),
     )
 
 
@@ -412,7 +412,8 @@ def _largest(mask: np.ndarray) -> np.ndarray:
     return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]) if count else mask
 
 
-def _warnings(mask: np.ndarray, volume: float, agreement: float) -> Iterator[str]:
+def mask_warnings(mask: np.ndarray, volume: float, agreement: float = np.nan) -> Iterator[str]:
+    """What a person should know of a mask, an array in RAS+ order of `volume` litres."""
     if agreement < LEAST_AGREEMENT:
         yield (
             f'Two ways of finding the brain agree poorly (Dice {agreement:.2f}; '

@@ -7,8 +7,8 @@ from typing import Any
 
 from bids.layout import parse_file_entities
 
-from bids_flair.bids.collect import SessionInputs
 from bids_flair.bids.names import output_path
+from bids_flair.bids.session import SessionInputs
 from bids_flair.descriptor import load_descriptor
 from bids_flair.processing.itk import read_itk
 from bids_flair.reports.content import FailedSession, RegistrationView, SessionReport
@@ -47,7 +47,7 @@ def session_report(
     return SessionReport(
         participant=inputs.participant,
         session=inputs.session,
-        inputs={name: str(path) for name, path in inputs.images.items()},
+        inputs=_files(inputs),
         missing=missing_contrasts(inputs),
         warnings=(*sidecar['Warnings'], *inputs.passed_over),
         mask=there['brain_mask'],
@@ -126,14 +126,20 @@ def failed_session(inputs: SessionInputs, message: str, traceback: str) -> Faile
         inputs.session,
         message,
         traceback,
-        inputs={name: str(path) for name, path in inputs.images.items()},
+        inputs=_files(inputs),
         missing=missing_contrasts(inputs),
     )
 
 
+def _files(inputs: SessionInputs) -> dict[str, str]:
+    """Every file that a session was processed from."""
+    prepared = {name: one.path for name, one in inputs.prepared.items()}
+    return {name: str(path) for name, path in {**inputs.images, **prepared}.items()}
+
+
 def missing_contrasts(inputs: SessionInputs) -> tuple[str, ...]:
     """What was looked for and not found."""
-    return tuple(name for name in load_descriptor().contrasts if name not in inputs.images)
+    return tuple(name for name in load_descriptor().contrasts if name not in inputs.contrasts)
 
 
 def _views(

@@ -7,17 +7,31 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow
 
 from bids_flair.interfaces.anatomical import CorrectBias, Resample
+from bids_flair.workflows.backends import embedded
+from bids_flair.workflows.prepared import init_given_mask_wf, init_given_position_wf
 
 
 def init_reference_wf(
-    *, backend: ModuleType, contrast: str, name: str = 'reference_wf'
+    *,
+    backend: ModuleType = embedded,
+    contrast: str,
+    prepared_by: str = '',
+    mask_by: str = '',
+    name: str = 'reference_wf',
 ) -> LiterateWorkflow:
     """Make the reference image: brain mask, bias correction, reference grid.
+
+    Parameters
+    ----------
+    prepared_by, mask_by : str
+        Name of another pipeline that corrected the image, or made a brain mask of it.
 
     Inputs
     ------
     in_file
-        The reference contrast as acquired.
+        The reference contrast as acquired, or as `prepared_by` left it.
+    mask
+        If `mask_by`: brain mask in the space of `in_file`.
 
     Outputs
     -------
@@ -34,38 +48,62 @@ def init_reference_wf(
         'are near-isotropic and at most 1.2 mm, else 1 mm isotropic voxels were laid over its '
         'field of view. '
     )
-    workflow.__postdesc__ = 'Its bias field was corrected with N4 [@n4]. '
-    inputnode = pe.Node(niu.IdentityInterface(['in_file']), name='inputnode')
+    inputnode = pe.Node(niu.IdentityInterface(['in_file', 'mask']), name='inputnode')
     outputnode = pe.Node(niu.IdentityInterface(['reference', 'mask', 'report']), name='outputnode')
     # The mask is found on the fine grid, where its surface is smooth; the values that count are
     # resampled a second time from native space, after bias correction.
     regrid = pe.Node(Resample(), name='regrid', mem_gb=1.5)
-    brain_mask_wf = backend.init_brain_mask_wf()
-    correct = pe.Node(CorrectBias(), name='correct_bias', mem_gb=1.5)
-    resample = pe.Node(Resample(), name='resample_reference', mem_gb=1.5)
+    brain_mask_wf = init_given_mask_wf(source=mask_by) if mask_by else backend.init_brain_mask_wf()
     workflow.connect([
         (inputnode, regrid, [('in_file', 'in_file')]),
         (regrid, brain_mask_wf, [('out_file', 'inputnode.in_file')]),
+        (brain_mask_wf, outputnode, [
+            ('outputnode.mask', 'mask'), ('outputnode.report', 'report'),
+        ]),
+    ])  # fmt: skip
+    if mask_by:
+        workflow.connect(inputnode, 'mask', brain_mask_wf, 'inputnode.given')
+    if prepared_by:
+        workflow.__postdesc__ = f'Its bias field had been corrected by {prepared_by}. '
+        workflow.connect(regrid, 'out_file', outputnode, 'reference')
+        return workflow
+    workflow.__postdesc__ = 'Its bias field was corrected with N4 [@n4]. '
+    correct = pe.Node(CorrectBias(), name='correct_bias', mem_gb=1.5)
+    resample = pe.Node(Resample(), name='resample_reference', mem_gb=1.5)
+    workflow.connect([
         (inputnode, correct, [('in_file', 'in_file')]),
         (brain_mask_wf, correct, [('outputnode.mask', 'mask')]),
         (correct, resample, [('out_file', 'in_file')]),
         (resample, outputnode, [('out_file', 'reference')]),
-        (brain_mask_wf, outputnode, [
-            ('outputnode.mask', 'mask'), ('outputnode.report', 'report'),
-        ]),
     ])  # fmt: skip
     return workflow
 
 
 def init_alignment_wf(
-    *, backend: ModuleType, contrast: str, seed: int = 0, name: str | None = None
+    *,
+    backend: ModuleType = embedded,
+    contrast: str,
+    seed: int = 0,
+    prepared_by: str = '',
+    placed: bool = False,
+    name: str | None = None,
 ) -> LiterateWorkflow:
     """Bring another anatomical contrast onto the reference grid.
+
+    Parameters
+    ----------
+    prepared_by : str
+        Name of another pipeline that corrected the image's bias field.
+    placed : bool
+        Whether that pipeline also says where the image lies.
 
     Inputs
     ------
     in_file
-        The contrast as acquired.
+        The contrast as acquired, or as `prepared_by` left it.
+    position
+        If `placed`: reference world to the world of `in_file` (ITK); unset, where it lies in the
+        reference space.
     reference, mask
         As :func:`init_reference_wf` gives them.
 
@@ -79,17 +117,26 @@ def init_alignment_wf(
         The registration's scores, and whether the image may be used.
     """
     workflow = LiterateWorkflow(name=name or f'align_{contrast}_wf')
-    workflow.__desc__ = (
-        f'The {contrast} image was registered to the reference with six degrees of freedom '
-        f'({backend.REGISTERED_BY}), corrected with N4, and resampled once by third-order '
-        'splines. '
+    placing = (
+        f'taken from {prepared_by}, which had brought it to the reference'
+        if placed
+        else f'registered to the reference with six degrees of freedom ({backend.REGISTERED_BY})'
     )
-    inputnode = pe.Node(niu.IdentityInterface(['in_file', 'reference', 'mask']), name='inputnode')
+    correcting = f'corrected by {prepared_by}' if prepared_by else 'corrected with N4 [@n4]'
+    workflow.__desc__ = (
+        f'The {contrast} image was {placing}, its bias field was {correcting}, and it was '
+        'resampled once by third-order splines. '
+    )
+    fields = ['in_file', 'position', 'reference', 'mask']
+    inputnode = pe.Node(niu.IdentityInterface(fields), name='inputnode')
     outputnode = pe.Node(
         niu.IdentityInterface(['image', 'transform', 'report', 'trusted']), name='outputnode'
     )
-    registration_wf = backend.init_registration_wf(contrast=contrast, seed=seed)
-    correct = pe.Node(CorrectBias(), name=f'correct_bias_{contrast}', mem_gb=1.5)
+    registration_wf = (
+        init_given_position_wf(contrast=contrast, source=prepared_by, seed=seed)
+        if placed
+        else backend.init_registration_wf(contrast=contrast, seed=seed)
+    )
     resample = pe.Node(Resample(), name=f'resample_{contrast}', mem_gb=1.5)
     workflow.connect([
         (inputnode, registration_wf, [
@@ -97,9 +144,6 @@ def init_alignment_wf(
             ('reference', 'inputnode.fixed'),
             ('mask', 'inputnode.mask'),
         ]),
-        (inputnode, correct, [('in_file', 'in_file'), ('mask', 'mask')]),
-        (registration_wf, correct, [('outputnode.transform', 'transform')]),
-        (correct, resample, [('out_file', 'in_file')]),
         (inputnode, resample, [('reference', 'reference')]),
         (registration_wf, resample, [('outputnode.transform', 'transform')]),
         (resample, outputnode, [('out_file', 'image')]),
@@ -108,5 +152,16 @@ def init_alignment_wf(
             ('outputnode.report', 'report'),
             ('outputnode.trusted', 'trusted'),
         ]),
+    ])  # fmt: skip
+    if placed:
+        workflow.connect(inputnode, 'position', registration_wf, 'inputnode.position')
+    if prepared_by:
+        workflow.connect(inputnode, 'in_file', resample, 'in_file')
+        return workflow
+    correct = pe.Node(CorrectBias(), name=f'correct_bias_{contrast}', mem_gb=1.5)
+    workflow.connect([
+        (inputnode, correct, [('in_file', 'in_file'), ('mask', 'mask')]),
+        (registration_wf, correct, [('outputnode.transform', 'transform')]),
+        (correct, resample, [('out_file', 'in_file')]),
     ])  # fmt: skip
     return workflow

@@ -7,26 +7,44 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow
 
 from bids_flair.bids.acquisition import Acquisition
+from bids_flair.workflows.backends import embedded
+from bids_flair.workflows.prepared import init_given_position_wf
+
+UNKNOWN = Acquisition()
 
 
 def init_diffusion_wf(
     *,
-    backend: ModuleType,
-    acquisition: Acquisition,
+    backend: ModuleType = embedded,
+    acquisition: Acquisition = UNKNOWN,
     omp_nthreads: int = 1,
     seed: int = 0,
+    prepared_by: str = '',
+    placed: bool = False,
     name: str = 'diffusion_wf',
 ) -> LiterateWorkflow:
     """Register a diffusion series and fit the tensor on the reference grid.
 
     Where the backend can undo the distortion by susceptibility it does so before it registers.
 
+    Parameters
+    ----------
+    acquisition : Acquisition
+        How the series was encoded, as far as that is known.
+    prepared_by : str
+        Name of another pipeline that has undone motion and distortions.
+    placed : bool
+        Whether that pipeline also says where the series lies.
+
     Inputs
     ------
     dwi, bval, bvec
-        The series in its native space.
+        The series in its native space, or as `prepared_by` left it.
     b0
         Its mean volume without weighting.
+    position
+        If `placed`: reference world to the world of the series (ITK); unset, where it lies in the
+        reference space.
     reference, mask
         Reference image and brain mask, on the reference grid.
 
@@ -41,18 +59,30 @@ def init_diffusion_wf(
     """
     workflow = LiterateWorkflow(name=name)
     workflow.__desc__ = (
-        'The mean b=0 volume was registered to the reference with six degrees of freedom '
+        f'The diffusion series was taken from {prepared_by}, which had brought it to the '
+        'reference. '
+        if placed
+        else 'The mean b=0 volume was registered to the reference with six degrees of freedom '
         f'({backend.REGISTERED_BY}). '
     )
     series = ['dwi', 'bval', 'bvec', 'b0']
-    inputnode = pe.Node(niu.IdentityInterface([*series, 'reference', 'mask']), name='inputnode')
+    fields = [*series, 'position', 'reference', 'mask']
+    inputnode = pe.Node(niu.IdentityInterface(fields), name='inputnode')
     outputnode = pe.Node(
         niu.IdentityInterface(['md', 'fa', 's0', 'transform', 'report', 'trusted']),
         name='outputnode',
     )
-    registration_wf = backend.init_registration_wf(contrast='dwi', seed=seed)
-    tensor_wf = backend.init_tensor_wf(omp_nthreads=omp_nthreads, acquisition=acquisition)
-    unwarping_wf = backend.init_unwarping_wf(acquisition=acquisition)
+    registration_wf = (
+        init_given_position_wf(contrast='dwi', source=prepared_by, seed=seed)
+        if placed
+        else backend.init_registration_wf(contrast='dwi', seed=seed)
+    )
+    if placed:
+        workflow.connect(inputnode, 'position', registration_wf, 'inputnode.position')
+    tensor_wf = backend.init_tensor_wf(
+        omp_nthreads=omp_nthreads, acquisition=acquisition, prepared_by=prepared_by
+    )
+    unwarping_wf = None if prepared_by else backend.init_unwarping_wf(acquisition=acquisition)
     if unwarping_wf is None:
         workflow.connect(inputnode, 'b0', registration_wf, 'inputnode.moving')
     else:

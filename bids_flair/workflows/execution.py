@@ -11,7 +11,7 @@ from typing import Any
 from nipype import config
 from nipype.pipeline import engine as pe
 
-from bids_flair.bids.collect import SessionInputs
+from bids_flair.bids.session import SessionInputs
 from bids_flair.errors import BidsFlairError
 from bids_flair.settings import Settings
 from bids_flair.workflows.participant import RUN_WF, init_run_wf, session_wf_name

@@ -10,17 +10,17 @@ from niworkflows.engine.workflows import LiterateWorkflow
 
 from bids_flair import __version__
 from bids_flair.bids.acquisition import Acquisition
-from bids_flair.bids.collect import SessionInputs
+from bids_flair.bids.session import SessionInputs
 from bids_flair.descriptor import load_descriptor
 from bids_flair.interfaces.diffusion import MeanB0
 from bids_flair.settings import Settings
 from bids_flair.workflows.anatomical import init_alignment_wf, init_reference_wf
 from bids_flair.workflows.diffusion import init_diffusion_wf
+from bids_flair.workflows.prepared import init_given_maps_wf, init_given_position_wf
 from bids_flair.workflows.sinks import Sinks, preproc_name
 from bids_flair.workflows.synthesis import init_synthesis_wf
 
 RUN_WF = 'bids_flair_wf'
-TENSOR_MAPS = ('MD', 'FA', 'S0')
 
 
 def session_wf_name(inputs: SessionInputs) -> str:
@@ -40,8 +40,7 @@ def init_run_wf(
 
 def wanted_images(inputs: SessionInputs, settings: Settings) -> list[str]:
     """Model inputs that a session can give and that the run asks for, in the model's order."""
-    contrasts = load_descriptor().contrasts
-    there = {image for name in inputs.images for image in contrasts[name].images}
+    there = {*inputs.images, *inputs.tensor_maps}
     asked = settings.inputs or load_descriptor().model_inputs
     return [image for image in load_descriptor().model_inputs if image in there and image in asked]
 
@@ -101,14 +100,21 @@ class _SessionBuilder:
         if 'FLAIR' in self.inputs.images:
             align_wf = self._add_alignment('FLAIR', 'acquired')
             self._to_synthesis(align_wf, 'outputnode.trusted', 'acquired_trusted')
-        if set(TENSOR_MAPS) & set(self.images):
+        if set(self.inputs.tensor_maps) & set(self.images):
             self._add_diffusion()
         self._add_synthesis()
         return self.workflow
 
     def _add_reference(self) -> None:
         reference = self.inputs.reference
-        reference_wf = init_reference_wf(backend=self.backend, contrast=reference)
+        reference_wf = init_reference_wf(
+            backend=self.backend,
+            contrast=reference,
+            prepared_by=self._prepared_by(reference),
+            mask_by=self._prepared_by('mask'),
+        )
+        if 'mask' in self.inputs.prepared:
+            reference_wf.inputs.inputnode.mask = str(self.inputs.prepared['mask'].path)
         if reference == 'dwi':
             self.workflow.connect(self._mean_b0(), 'out_file', reference_wf, 'inputnode.in_file')
         else:
@@ -127,30 +133,70 @@ class _SessionBuilder:
 
     def _add_alignment(self, contrast: str, target: str) -> LiterateWorkflow:
         align_wf = init_alignment_wf(
-            backend=self.backend, contrast=contrast, seed=self.settings.random_seed
+            backend=self.backend,
+            contrast=contrast,
+            seed=self.settings.random_seed,
+            prepared_by=self._prepared_by(contrast),
+            placed=self._placed(contrast),
         )
         align_wf.inputs.inputnode.in_file = str(self.inputs.images[contrast])
+        self._set_position(align_wf, contrast)
         self._align_to_brain(align_wf, contrast)
         self.sinks.add(preproc_name(contrast), align_wf, 'outputnode.image', contrast, gated=True)
         self._to_synthesis(align_wf, 'outputnode.image', target)
         return align_wf
 
     def _add_diffusion(self) -> None:
+        diffusion_wf = self._given_maps() if self.inputs.has_maps else self._fitted_maps()
+        self._align_to_brain(diffusion_wf, 'dwi')
+        for image in self.inputs.tensor_maps:
+            field = f'outputnode.{image.lower()}'
+            self.sinks.add(preproc_name(image), diffusion_wf, field, 'dwi', gated=True)
+            if image in self.images:
+                self._to_synthesis(diffusion_wf, field, image)
+
+    def _fitted_maps(self) -> LiterateWorkflow:
         diffusion_wf = init_diffusion_wf(
             backend=self.backend,
             acquisition=self._acquisition(),
             omp_nthreads=self.settings.omp_nthreads,
             seed=self.settings.random_seed,
+            prepared_by=self._prepared_by('dwi'),
+            placed=self._placed('dwi'),
         )
         for field, path in self._series().items():
             setattr(diffusion_wf.inputs.inputnode, field, path)
+        self._set_position(diffusion_wf, 'dwi')
         self.workflow.connect(self._mean_b0(), 'out_file', diffusion_wf, 'inputnode.b0')
-        self._align_to_brain(diffusion_wf, 'dwi')
-        for image in TENSOR_MAPS:
-            field = f'outputnode.{image.lower()}'
-            self.sinks.add(preproc_name(image), diffusion_wf, field, 'dwi', gated=True)
-            if image in self.images:
-                self._to_synthesis(diffusion_wf, field, image)
+        return diffusion_wf
+
+    def _given_maps(self) -> LiterateWorkflow:
+        """Maps of another pipeline, placed by what it says or by registering their guide."""
+        inputs, source = self.inputs, self._prepared_by('MD')
+        placed = self._placed('dwi')
+        registration_wf = (
+            init_given_position_wf(contrast='dwi', source=source, seed=self.settings.random_seed)
+            if placed
+            else self.backend.init_registration_wf(contrast='dwi', seed=self.settings.random_seed)
+        )
+        maps_wf = init_given_maps_wf(
+            registration_wf=registration_wf,
+            maps=inputs.tensor_maps,
+            source=source,
+            guided_by_md=inputs.guide is inputs.prepared['MD'],
+        )
+        for image in inputs.tensor_maps:
+            if image in inputs.prepared:
+                path = str(inputs.prepared[image].path)
+                setattr(maps_wf.inputs.inputnode, image.lower(), path)
+        if 'dwi' in inputs.images:
+            self.workflow.connect(self._mean_b0(), 'out_file', maps_wf, 'inputnode.s0')
+        if inputs.guide is None:
+            self.workflow.connect(self._mean_b0(), 'out_file', maps_wf, 'inputnode.guide')
+        else:
+            maps_wf.inputs.inputnode.guide = str(inputs.guide.path)
+        self._set_position(registration_wf, 'dwi')
+        return maps_wf
 
     def _add_synthesis(self) -> None:
         self._to_synthesis(self.brain, 'mask', 'mask')
@@ -175,6 +221,18 @@ class _SessionBuilder:
 
     def _to_synthesis(self, source, field: str, target: str) -> None:
         self.workflow.connect(source, field, self.synthesis_wf, f'inputnode.{target}')
+
+    def _prepared_by(self, name: str) -> str:
+        """Name of the pipeline that prepared an image; empty if it is raw or not there."""
+        found = self.inputs.prepared.get(name)
+        return found.source.name if found else ''
+
+    def _placed(self, contrast: str) -> bool:
+        return self.inputs.in_place(contrast) or contrast in self.inputs.positions
+
+    def _set_position(self, wf: LiterateWorkflow, contrast: str) -> None:
+        if contrast in self.inputs.positions:
+            wf.inputs.inputnode.position = str(self.inputs.positions[contrast])
 
     def _acquisition(self) -> Acquisition:
         """As collected; a reference that is distorted itself is not to be unwarped."""

@@ -6,8 +6,8 @@ from typing import Any
 
 from nipype.pipeline import engine as pe
 
-from bids_flair.bids.collect import SessionInputs
-from bids_flair.bids.names import output_entities, output_uri, raw_uri
+from bids_flair.bids.names import output_entities, output_uri, source_uris
+from bids_flair.bids.session import SessionInputs
 from bids_flair.bids.sink import DerivativesDataSink
 from bids_flair.descriptor import load_descriptor
 from bids_flair.settings import Settings
@@ -43,7 +43,7 @@ class Sinks:
         reference = inputs.reference
         self.shared_values = {
             'SpatialReference': (
-                raw_uri(inputs.images['dwi'], settings.bids_dir)
+                source_uris('dwi', inputs, settings.bids_dir)[0]
                 if reference == 'dwi'
                 else output_uri(preproc_name(reference), inputs)
             ),
@@ -52,9 +52,16 @@ class Sinks:
         }
 
     def add(self, name: str, node, field: str, contrast: str, *, gated: bool = False) -> None:
-        """Write a file made from one raw contrast; if `gated`, only where it can be trusted."""
-        raw = raw_uri(self.inputs.images[contrast], self.settings.bids_dir)
-        sink = self._sink(name, {'Sources': [raw]})
+        """Write a file made from one contrast; if `gated`, only where it can be trusted.
+
+        A mask that another pipeline made is named beside the image that it lies on.
+        """
+        names = [contrast, *(['mask'] if name == 'brain_mask' else [])]
+        given = [n for n in names if n == contrast or n in self.inputs.prepared]
+        sources = [
+            uri for n in given for uri in source_uris(n, self.inputs, self.settings.bids_dir)
+        ]
+        sink = self._sink(name, {'Sources': sources})
         self.workflow.connect(node, field, sink, 'in_file')
         if gated:
             self.workflow.connect(node, 'outputnode.trusted', sink, 'trusted')

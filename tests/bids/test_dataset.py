@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bids_flair.bids.collect import SessionInputs
 from bids_flair.bids.dataset import check_writable, write_atomically, write_dataset_files
-from bids_flair.bids.names import output_path, raw_uri
+from bids_flair.bids.names import output_path, source_uris
+from bids_flair.bids.session import SessionInputs
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.settings import Settings
 from bids_flair.workflows.backends import embedded
@@ -74,5 +74,6 @@ def test_reference_without_t1w_names_its_space():
     assert output_path('synthetic_flair', inputs).endswith('_space-T2w_desc-synth_FLAIR.nii.gz')
 
 
-def test_raw_uri():
-    assert raw_uri(Path('/d/sub-1/anat/x.nii.gz'), Path('/d')) == 'bids:raw:sub-1/anat/x.nii.gz'
+def test_sources_of_raw_images():
+    inputs = SessionInputs('1', None, {'T1w': Path('/d/sub-1/anat/x.nii.gz')})
+    assert source_uris('T1w', inputs, Path('/d')) == ['bids:raw:sub-1/anat/x.nii.gz']

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bids_flair.bids.collect import SessionInputs
+from bids_flair.bids.session import SessionInputs
 from bids_flair.settings import Settings
 from bids_flair.workflows.execution import Crash, batches
 

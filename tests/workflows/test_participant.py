@@ -6,7 +6,7 @@ from pathlib import Path
 import fsl_stand_in
 import pytest
 
-from bids_flair.bids.collect import SessionInputs
+from bids_flair.bids.session import SessionInputs
 from bids_flair.settings import Settings
 from bids_flair.workflows.backends import embedded, fsl
 from bids_flair.workflows.participant import init_run_wf, init_session_wf, methods_text

@@ -92,12 +92,12 @@ def init_unwarping_wf(*, acquisition: Acquisition) -> None:
 
 
 def init_tensor_wf(
-    *, omp_nthreads: int, acquisition: Acquisition, name: str = 'tensor_wf'
+    *, omp_nthreads: int, acquisition: Acquisition, prepared_by: str = '', name: str = 'tensor_wf'
 ) -> LiterateWorkflow:
     """Estimate motion and fit the tensor on the reference grid.
 
     The rigid motion does not depend on `acquisition`, which belongs to the contract of the
-    backends.
+    backends. Of a series that another pipeline prepared, none is left.
 
     Inputs
     ------
@@ -116,23 +116,30 @@ def init_tensor_wf(
         On the reference grid; MD in mm2/s.
     """
     workflow = LiterateWorkflow(name=name)
+    before = (
+        f'Motion and distortions had been corrected by {prepared_by}. '
+        if prepared_by
+        else 'Head motion between diffusion volumes was estimated rigidly [ANTs, @ants]; '
+        'distortions by eddy currents and by susceptibility were not corrected. '
+    )
     workflow.__desc__ = (
-        'Head motion between diffusion volumes was estimated rigidly [ANTs, @ants]; distortions '
-        'by eddy currents and by susceptibility were not corrected. The volumes were resampled '
-        'once onto the reference grid, the directions turned accordingly, and a tensor was '
-        'fitted by weighted least squares [DIPY, @dipy]. '
+        f'{before}The volumes were resampled once onto the reference grid, the directions turned '
+        'accordingly, and a tensor was fitted by weighted least squares [DIPY, @dipy]. '
     )
     fields = ['dwi', 'bval', 'bvec', 'b0', 'mask', 'transform']
     inputnode = pe.Node(niu.IdentityInterface(fields), name='inputnode')
     outputnode = pe.Node(niu.IdentityInterface(['md', 'fa', 's0']), name='outputnode')
-    motion = pe.Node(EstimateMotion(), name='estimate_motion', mem_gb=1.5)
     fit = pe.Node(
         FitTensor(num_threads=omp_nthreads), name='fit_tensor', n_procs=omp_nthreads, mem_gb=3.0
     )
     workflow.connect([
-        (inputnode, motion, [(field, field) for field in fields]),
         (inputnode, fit, [(field, field) for field in fields if field != 'b0']),
-        (motion, fit, [('motion', 'motion')]),
         (fit, outputnode, [('md', 'md'), ('fa', 'fa'), ('s0', 's0')]),
     ])  # fmt: skip
+    if not prepared_by:
+        motion = pe.Node(EstimateMotion(), name='estimate_motion', mem_gb=1.5)
+        workflow.connect([
+            (inputnode, motion, [(field, field) for field in fields]),
+            (motion, fit, [('motion', 'motion')]),
+        ])  # fmt: skip
     return workflow

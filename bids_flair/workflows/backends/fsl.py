@@ -150,9 +150,11 @@ def init_unwarping_wf(*, acquisition: Acquisition) -> LiterateWorkflow | None:
 
 
 def init_tensor_wf(
-    *, omp_nthreads: int, acquisition: Acquisition, name: str = 'tensor_wf'
+    *, omp_nthreads: int, acquisition: Acquisition, prepared_by: str = '', name: str = 'tensor_wf'
 ) -> LiterateWorkflow:
     """Undo motion and eddy currents, and fit the tensor on the reference grid.
+
+    Of a series that another pipeline prepared, the tensor alone is left to do.
 
     Inputs
     ------
@@ -188,22 +190,12 @@ def init_tensor_wf(
         name='prepare_series',
         mem_gb=2.0,
     )
-    correct_wf = (
-        init_eddy_wf(acquisition, omp_nthreads=omp_nthreads, unwarps=unwarps)
-        if has_eddy()
-        else init_eddy_correct_wf()
-    )
     resample = pe.Node(ResampleSeries(), name='resample_series', mem_gb=4.0)
     # Weighted least squares, as in the embedded backend.
     fit = pe.Node(command(fsl.DTIFit, base_name='dti', args='--wls'), name='dtifit', mem_gb=4.0)
     finish = pe.Node(FinishMaps(), name='finish_maps', mem_gb=2.0)
-    given = ['series', 'bval', 'bvec', 'mask', 'acquisition', 'index']
-    corrected = ['series', 'bval', 'bvec', *([] if has_eddy() else ['motion'])]
     workflow.connect([
         (inputnode, prepare, [(field, field) for field in fields]),
-        (prepare, correct_wf, [(field, f'inputnode.{field}') for field in given]),
-        (inputnode, correct_wf, [(field, f'inputnode.{field}') for field in topup if unwarps]),
-        (correct_wf, resample, [(f'outputnode.{field}', field) for field in corrected]),
         (prepare, resample, [('extra', 'extra')]),
         (inputnode, resample, [('mask', 'mask'), ('transform', 'transform')]),
         (resample, fit, [
@@ -213,6 +205,23 @@ def init_tensor_wf(
         (resample, finish, [('signals', 'signals'), ('mask', 'fitted')]),
         (fit, finish, [('MD', 'md'), ('FA', 'fa'), ('S0', 's0')]),
         (finish, outputnode, [('md', 'md'), ('fa', 'fa'), ('s0', 's0')]),
+    ])  # fmt: skip
+    series = ['series', 'bval', 'bvec']
+    if prepared_by:
+        workflow.__desc__ = f'Motion and distortions had been corrected by {prepared_by}. '
+        workflow.connect([(prepare, resample, [(field, field) for field in series])])
+        return workflow
+    correct_wf = (
+        init_eddy_wf(acquisition, omp_nthreads=omp_nthreads, unwarps=unwarps)
+        if has_eddy()
+        else init_eddy_correct_wf()
+    )
+    given = [*series, 'mask', 'acquisition', 'index']
+    corrected = [*series, *([] if has_eddy() else ['motion'])]
+    workflow.connect([
+        (prepare, correct_wf, [(field, f'inputnode.{field}') for field in given]),
+        (inputnode, correct_wf, [(field, f'inputnode.{field}') for field in topup if unwarps]),
+        (correct_wf, resample, [(f'outputnode.{field}', field) for field in corrected]),
     ])  # fmt: skip
     return workflow
 
