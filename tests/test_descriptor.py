@@ -19,7 +19,7 @@ from bids_flair.errors import ExitCode
 
 POSITIONALS = {'bids_dir': 'bids_dir', 'output_dir': 'output_dir', 'analysis_level': 'levels'}
 READ_FILES = (parser.read_filters, parser.read_rules, parser.read_plugin, parser.read_config)
-PATHS = ('bids_dir', 'output_dir', 'dicom')
+PATHS = ('bids_dir', 'dicom')
 
 
 @pytest.fixture(scope='module')
@@ -29,7 +29,7 @@ def boutiques_descriptor(root):
 
 @pytest.fixture(scope='module')
 def inputs(boutiques_descriptor):
-    return [i for i in boutiques_descriptor['inputs'] if i['id'] != 'output_dir_name']
+    return [i for i in boutiques_descriptor['inputs'] if i['id'] != 'output_dir_mounted']
 
 
 def _actions():
@@ -53,6 +53,30 @@ def test_valid_boutiques_and_bids_app(boutiques_descriptor):
     bids.validate_bids(boutiques_descriptor, valid=True)
 
 
+@pytest.mark.parametrize('given', [True, False])
+def test_command_line_that_boutiques_makes(root, tmp_path, given):
+    """Of two inputs of one key Boutiques forgets it where the first is not given."""
+    pytest.importorskip('boutiques')
+    arguments = []
+    if given:
+        values = {'bids_dir': 'setup.cfg', 'output_dir': '/new', 'analysis_level': ['participant']}
+        (tmp_path / 'invocation.json').write_text(json.dumps(values))
+        arguments = ['-i', str(tmp_path / 'invocation.json')]
+    # What is not given is drawn at random.
+    bosh = [Path(sys.executable).with_name('bosh'), 'exec', 'simulate', 'data_descriptor.json']
+    for _ in range(1 if given else 5):
+        done = subprocess.run(
+            [*bosh, *arguments], cwd=root, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        line = done.stdout.strip().splitlines()[-1]
+        made, command = line.removeprefix('mkdir -p ').split('; ')
+        program, bids_dir, output_dir, level, *_ = command.split()
+        assert (program, output_dir) == ('/run.py', made)
+        assert level in parser.LEVELS
+        if given:
+            assert (bids_dir, output_dir, level) == ('setup.cfg', '/new', 'participant')
+
+
 def test_every_flag_is_described_once(inputs):
     assert sorted(_action_of(entry).dest for entry in inputs) == sorted(
         action.dest for action in _actions()
@@ -65,9 +89,7 @@ def test_flags_take_the_same_values(inputs):
         choices = parser.LEVELS if action.dest == 'levels' else action.choices
         assert tuple(entry.get('value-choices', ())) == tuple(choices or ()), entry['id']
         assert entry.get('list', False) == (action.nargs == '+'), entry['id']
-        assert entry['optional'] == (bool(action.option_strings) or action.dest == 'output_dir'), (
-            entry['id']
-        )
+        assert entry['optional'] == bool(action.option_strings), entry['id']
 
 
 def test_flags_are_of_the_same_type(inputs):

@@ -94,22 +94,10 @@ def optimise(
         aff_smoothing_sigmas=tuple(factor / 2 for factor in factors),
         aff_random_sampling_rate=0.5,
     )
-    matrix = matrix_from_ants(result['fwdtransforms'][0])
+    matrix = read_itk(result['fwdtransforms'][0])
     for name in {initial, *result['fwdtransforms'], *result['invtransforms']}:
         Path(name).unlink(missing_ok=True)
     return matrix
-
-
-def matrix_from_ants(transform_file: str) -> np.ndarray:
-    """The (4, 4) RAS+ matrix of an affine transform that ANTs wrote."""
-    transform = ants.read_transform(transform_file)
-    parameters = np.asarray(transform.parameters)
-    linear, shift = parameters[:9].reshape(3, 3), parameters[9:12]
-    centre = np.asarray(transform.fixed_parameters)
-    matrix = np.eye(4)
-    matrix[:3, :3] = linear
-    matrix[:3, 3] = shift + centre - linear @ centre
-    return LPS @ matrix @ LPS
 
 
 def matrix_to_ants(matrix: np.ndarray) -> str:
@@ -126,5 +114,14 @@ def write_itk(matrix: np.ndarray, path: Path | str) -> None:
 
 
 def read_itk(path: Path | str) -> np.ndarray:
-    """Read a (4, 4) RAS+ matrix from an ITK text transform."""
-    return Affine.from_filename(str(path), fmt='itk').matrix
+    """Read a (4, 4) RAS+ matrix from an ITK file of a linear transform, text or binary (.mat).
+
+    Whatever its kind (rigid of either sort, affine): the matrix is read off where it takes points.
+    """
+    transform = ants.read_transform(str(path))
+    corners = np.vstack([np.zeros(3), np.eye(3)])
+    moved = np.array([ants.apply_ants_transform_to_point(transform, tuple(p)) for p in corners])
+    matrix = np.eye(4)
+    matrix[:3, :3] = (moved[1:] - moved[0]).T
+    matrix[:3, 3] = moved[0]
+    return LPS @ matrix @ LPS

@@ -1,11 +1,13 @@
 """Resampling puts values where the world says, and nothing where nothing was measured."""
 
+import ants
 import nibabel as nib
 import numpy as np
+import pytest
 from nibabel.affines import apply_affine, from_matvec
 from scipy.spatial.transform import Rotation
 
-from bids_flair.processing.itk import matrix_from_ants, matrix_to_ants, read_itk, write_itk
+from bids_flair.processing.itk import LPS, matrix_to_ants, read_itk, write_itk
 from bids_flair.processing.resampling import covered, resample, resample_labels
 
 TURN = from_matvec(Rotation.from_euler('xyz', (5, -8, 12), degrees=True).as_matrix(), (3, -2, 4))
@@ -68,4 +70,17 @@ def test_labels_are_not_blended():
 def test_transforms_survive_files_and_ants(tmp_path):
     write_itk(TURN, tmp_path / 'x.txt')
     np.testing.assert_allclose(read_itk(tmp_path / 'x.txt'), TURN, atol=1e-5)
-    np.testing.assert_allclose(matrix_from_ants(matrix_to_ants(TURN)), TURN, atol=1e-5)
+    np.testing.assert_allclose(read_itk(matrix_to_ants(TURN)), TURN, atol=1e-5)
+
+
+@pytest.mark.parametrize('ending', ['txt', 'mat'])
+def test_rigid_transforms_of_other_programs(tmp_path, ending):
+    """ANTs' own rigid kind, with a centre of rotation, and in its binary form."""
+    transform = ants.create_ants_transform(
+        transform_type='Euler3DTransform', center=(10, 20, 30), parameters=(0.1, 0, -0.03, 1, 2, 3)
+    )
+    ants.write_transform(transform, str(tmp_path / f'x.{ending}'))
+    point = np.array([5.0, 6.0, 7.0, 1.0])
+    expected = ants.apply_ants_transform_to_point(transform, tuple((LPS @ point)[:3]))
+    matrix = read_itk(tmp_path / f'x.{ending}')
+    np.testing.assert_allclose((LPS @ matrix @ point)[:3], expected, atol=1e-4)
