@@ -186,7 +186,7 @@ def test_qsiprep_alone_without_raw_data(qsiprep, doll, tmp_path):
     assert (tmp_path / 'sub-01.html').exists()
     inside = made['sub-01_space-ACPC_desc-brain_mask.nii.gz'].get_fdata() > 0
     md = made['sub-01_space-ACPC_model-tensor_param-md_dwimap.nii.gz']
-    assert _agreement(md, images['MD'], TURN @ affine, inside) > 0.9
+    assert _agreement(md, images['MD'], TURN @ affine, inside) > 0.85
     assert made['sidecar']['SynthesisInputs'] == ['T1w', 'MD', 'FA', 'S0']
     assert flair.get_fdata()[inside].std() > 0
 
