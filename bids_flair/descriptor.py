@@ -109,6 +109,8 @@ class Descriptor:
         Query for images that tell the distortion of a diffusion series: of another phase encoding.
     prepared : mapping
         Image to queries for files of other pipelines that can stand in for it.
+    feed : Output
+        The synthetic FLAIR among raw data.
     descriptions : mapping
         Meaning of each ``desc-<label>``: the rows of ``descriptions.tsv``.
     bidsignore : tuple of str
@@ -124,6 +126,7 @@ class Descriptor:
     outputs: Mapping[str, Output]
     field_maps: Mapping[str, Any]
     prepared: Mapping[str, tuple[Mapping[str, Any], ...]]
+    feed: Output
     descriptions: Mapping[str, str]
     bidsignore: tuple[str, ...]
     dicom_rules: tuple[Mapping[str, Any], ...] = ()
@@ -151,6 +154,7 @@ def load_descriptor() -> Descriptor:
         outputs={name: _output(name, entry) for name, entry in data['outputs'].items()},
         field_maps=data['field_maps']['query'],
         prepared={name: tuple(found) for name, found in data['prepared']['queries'].items()},
+        feed=_output('feed', data['feed']),
         descriptions=data['descriptions'],
         bidsignore=tuple(data['bidsignore']),
         dicom_rules=tuple(data['dicom']['rules']),

@@ -30,6 +30,7 @@ class Settings:
     dicom: tuple[str, ...] = ()
     dicom_rules: dict[str, Any] = field(default_factory=dict)
     skip_bids_validation: bool = False
+    feed: Path | None = None
 
     backend: str = 'auto'
     model: str = 'default'

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bids_flair.bids.validation import validator_errors
 from bids_flair.errors import ExitCode
 from bids_flair.models.files import save_model
 from bids_flair.models.network import Architecture, PatchRegressor
@@ -52,7 +53,10 @@ def bids_flair(*arguments, **options) -> subprocess.CompletedProcess:
 def finished(dolls, tmp_path_factory):
     """One run over all dolls, shared by the tests that look at what it left."""
     folder = tmp_path_factory.mktemp('run')
-    result = bids_flair(dolls, folder / 'out', 'participant', '-w', folder / 'work', '--nprocs', 2)
+    result = bids_flair(
+        dolls, folder / 'out', 'participant', '-w', folder / 'work', '--nprocs', 2,
+        '--feed', folder / 'fed',
+    )  # fmt: skip
     assert result.returncode == ExitCode.DONE, result.stderr
     return folder / 'out', result
 
@@ -191,6 +195,28 @@ def test_output_is_valid_bids(finished):
     assert answer.returncode == 0
 
 
+def test_the_raw_dataset_is_fed(finished, dolls):
+    from niworkflows.utils.bids import collect_data
+
+    out, result = finished
+    fed = out.with_name('fed')
+    found = {label: collect_data(fed, label)[0]['flair'] for label in ('01', '02', '03')}
+    names = {label: [Path(path).name for path in paths] for label, paths in found.items()}
+    assert names == {
+        '01': ['sub-01_FLAIR.nii.gz'],
+        '02': ['sub-02_rec-synth_FLAIR.nii.gz'],
+        '03': ['sub-03_rec-synth_FLAIR.nii.gz'],
+    }
+    image = nib.load(found['02'][0])
+    derived = nib.load(out / 'sub-02/anat/sub-02_space-T2w_desc-synth_FLAIR.nii.gz')
+    np.testing.assert_allclose(image.affine, derived.affine, atol=1e-5)
+    np.testing.assert_allclose(image.get_fdata() / 1000, derived.get_fdata(), atol=5.1e-4)
+    assert max(image.header.get_zooms()) < 1.2
+    assert '2 synthetic FLAIR (sub-02, sub-03)' in result.stderr
+    assert '1 acquired FLAIR kept (sub-01)' in result.stderr
+    assert validator_errors(fed) == []
+
+
 @pytest.fixture
 def broken(dolls, tmp_path) -> Path:
     """A copy of the dataset that a test may damage."""
@@ -294,10 +320,12 @@ def test_a_model_that_does_not_fit_is_refused(dolls, tmp_path, card, says):
 
 
 def test_dry_run_writes_nothing(dolls, tmp_path):
-    result = bids_flair(dolls, tmp_path / 'out', 'participant', '--dry-run', cwd=tmp_path)
+    options = ('--dry-run', '--feed', 'fed')
+    result = bids_flair(dolls, tmp_path / 'out', 'participant', *options, cwd=tmp_path)
     assert result.returncode == ExitCode.DONE
     assert 'sub-01: T1w (sub-01_T1w.nii.gz)' in result.stderr
-    assert not (tmp_path / 'out').exists()
+    assert 'would feed' in result.stderr and '(sub-02, sub-03)' in result.stderr
+    assert not (tmp_path / 'out').exists() and not (tmp_path / 'fed').exists()
 
 
 def test_fsl_that_is_not_there_is_an_error(dolls, tmp_path):

@@ -38,12 +38,12 @@ def check_writable(folder: Path, what: str) -> None:
         ) from error
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that no other job ever reads a part of it."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that no other job ever reads a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}')
-    with os.fdopen(handle, 'w') as file:
-        file.write(text)
+    with os.fdopen(handle, 'wb') as file:
+        file.write(content.encode() if isinstance(content, str) else content)
     umask = os.umask(0)
     os.umask(umask)
     Path(name).chmod(0o666 & ~umask)
@@ -77,7 +77,7 @@ def read_bibliography() -> str:
 def dataset_description(settings: Settings, backend: ModuleType) -> dict[str, Any]:
     """Content of the derivative's ``dataset_description.json``."""
     versions = [f'{name} {number}' for name, number in backend.package_versions().items()]
-    bids_dir, raw = settings.bids_dir, _description(settings.bids_dir)
+    bids_dir, raw = settings.bids_dir, read_description(settings.bids_dir)
     links = {} if settings.derivatives_only else {RAW: bids_dir}
     links |= {dataset.name: dataset.folder for dataset in derivatives_of(settings)}
     description = {
@@ -92,18 +92,20 @@ def dataset_description(settings: Settings, backend: ModuleType) -> dict[str, An
             }
         ],
         'HowToAcknowledge': f'Please cite {PAPER}, and the methods text in logs/CITATION.md.',
-        'SourceDatasets': [_source(folder) for folder in links.values()],
+        'SourceDatasets': [source_dataset(folder) for folder in links.values()],
         'DatasetLinks': {name: folder.as_uri() for name, folder in links.items()},
     }
     return description | ({'License': raw['License']} if raw.get('License') else {})
 
 
-def _source(folder: Path) -> dict[str, str]:
-    source, doi = {'URL': folder.as_uri()}, _description(folder).get('DatasetDOI')
+def source_dataset(folder: Path) -> dict[str, str]:
+    """Entry of ``SourceDatasets`` for a dataset."""
+    source, doi = {'URL': folder.as_uri()}, read_description(folder).get('DatasetDOI')
     return source | ({'DOI': doi} if doi else {})
 
 
-def _description(folder: Path) -> dict[str, Any]:
+def read_description(folder: Path) -> dict[str, Any]:
+    """Content of a dataset's ``dataset_description.json``; empty where there is none."""
     file = folder / 'dataset_description.json'
     return json.loads(file.read_text(encoding='utf-8-sig')) if file.exists() else {}
 

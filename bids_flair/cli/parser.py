@@ -53,6 +53,8 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
     _refuse_levels(settings.levels)
     _refuse_values(settings)
     _refuse_folders(settings)
+    if settings.feed:
+        _refuse_feed(settings)
     return settings
 
 
@@ -83,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
         '(--reports-only)',
     )
     _add_selection(parser.add_argument_group('which data'))
+    _add_feed(parser.add_argument_group('what else is written'))
     _add_synthesis(parser.add_argument_group('how the FLAIR is made'))
     _add_training(parser.add_argument_group('how a model is trained (group)'))
     _add_resources(parser.add_argument_group('how much of the machine is used'))
@@ -169,6 +172,17 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         '--skip-bids-validation', action='store_true', help='do not run the BIDS validator'
+    )
+
+
+def _add_feed(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        '--feed',
+        type=Path,
+        metavar='DIR',
+        help='folder for a view of BIDS_DIR, kept up to date, for programs that read raw data: '
+        'links to the originals, and the synthetic image (rec-synth) in every session without an '
+        'acquired FLAIR, see docs/stack.md',
     )
 
 
@@ -511,6 +525,7 @@ def _complete(values: dict[str, Any]) -> Settings:
         work_dir=_absolute(settings.work_dir),
         bids_database_dir=_absolute(database) if database else None,
         derivatives=_unique(_absolute_derivative(text) for text in settings.derivatives),
+        feed=_absolute(settings.feed) if settings.feed else None,
         dicom=_unique(str(_absolute(Path(path))) for path in settings.dicom),
         levels=_unique(settings.levels),
         participants=_unique(label.removeprefix('sub-') for label in settings.participants),
@@ -618,6 +633,31 @@ def _refuse_folders(settings: Settings) -> None:
     for kept in (bids_dir, output_dir):
         if settings.clean_workdir and kept.is_relative_to(work_dir):
             raise _wrong(f'--clean-workdir would delete {kept}, which lies in {work_dir}.')
+
+
+def _refuse_feed(settings: Settings) -> None:
+    if 'participant' not in settings.levels:
+        raise _wrong('--feed goes with the participant level.')
+    for name in ('boilerplate_only', 'reports_only'):
+        if getattr(settings, name):
+            flag = '--' + name.replace('_', '-')
+            raise _wrong(f'{flag} makes no FLAIR to feed: leave out --feed.')
+    if settings.derivatives_only:
+        raise _wrong('--feed shows the raw dataset: leave out --derivatives-only.')
+    names = ('feed', 'bids_dir', 'output_dir', 'work_dir')
+    feed, bids_dir, output_dir, work_dir = (getattr(settings, name).resolve() for name in names)
+    if feed.is_relative_to(bids_dir) and not feed.is_relative_to(bids_dir / 'derivatives'):
+        raise _wrong(
+            f'The feed directory {feed} lies in the input dataset {bids_dir}: name one elsewhere, '
+            f'or in {bids_dir / "derivatives"}.'
+        )
+    if feed.is_relative_to(output_dir):
+        raise _wrong(
+            f'The feed directory {feed} lies in the output directory {output_dir}, which holds '
+            'derivatives, not raw data: name one elsewhere.'
+        )
+    if feed.is_relative_to(work_dir) or work_dir.is_relative_to(feed):
+        raise _wrong(f'Neither of the feed directory {feed} and {work_dir} may hold the other.')
 
 
 def _refuse_dicom(settings: Settings) -> None:

@@ -20,6 +20,7 @@ from bids_flair.bids.dataset import (
     write_citation,
     write_dataset_files,
 )
+from bids_flair.bids.feed import feed, prepare_feed, refuse_view
 from bids_flair.bids.names import output_path
 from bids_flair.bids.preflight import check_session
 from bids_flair.bids.session import SessionInputs
@@ -75,6 +76,8 @@ def run_participant_level(settings: Settings) -> ExitCode:
     settings = replace(settings, device=found['device'], inputs=_inputs(settings, found))
     sessions = collect(settings)
     _announce(sessions, settings, found, backend.NAME)
+    if settings.feed:
+        prepare_feed(sessions, settings)
     if settings.dry_run:
         return ExitCode.DONE
     check_writable(settings.output_dir, 'output directory')
@@ -97,7 +100,16 @@ def run_participant_level(settings: Settings) -> ExitCode:
         if settings.stop_on_first_crash and any(outcome.code for outcome in outcomes):
             break
     _write_reports(outcomes, settings, methods)
-    return _summarise(outcomes, settings)
+    code = _summarise(outcomes, settings)
+    if settings.feed:
+        _feed(outcomes, settings)
+    return code
+
+
+def _feed(outcomes: Sequence[Outcome], settings: Settings) -> None:
+    done = [outcome.inputs for outcome in outcomes if isinstance(outcome.page, SessionReport)]
+    failed = [outcome.inputs for outcome in outcomes if isinstance(outcome.page, FailedSession)]
+    feed(done, failed, settings)
 
 
 def _inputs(settings: Settings, found: dict[str, Any]) -> tuple[str, ...]:
@@ -123,6 +135,7 @@ def _folders(settings: Settings) -> tuple[str, str]:
 
 
 def _check_input(settings: Settings) -> None:
+    refuse_view(settings.bids_dir)
     if settings.skip_bids_validation or settings.derivatives_only:
         return
     check_dataset(settings.bids_dir)

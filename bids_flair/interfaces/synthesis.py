@@ -129,7 +129,7 @@ class ScoreFlair(SimpleInterface):
 
 class _DescribeSynthesisInputSpec(BaseInterfaceInputSpec):
     synthesis = traits.Dict(mandatory=True, desc='report of SynthesizeFlair')
-    brain = traits.Dict(mandatory=True, desc='report of ExtractBrain')
+    brain = traits.Dict(desc='report of ExtractBrain')
     registrations = traits.List(traits.Dict, desc='reports of RegisterRigid')
     scores = traits.Dict(desc='of ScoreFlair')
 
@@ -147,9 +147,9 @@ class DescribeSynthesis(SimpleInterface):
     def _run_interface(self, runtime):
         registrations = _defined(self.inputs.registrations, [])
         scores = _defined(self.inputs.scores, {})
-        synthesis, brain = dict(self.inputs.synthesis), dict(self.inputs.brain)
+        synthesis, brain = dict(self.inputs.synthesis), dict(_defined(self.inputs.brain, {}))
         warnings = [
-            *(f'Brain mask: {text}' for text in brain.pop('Warnings')),
+            *(f'Brain mask: {text}' for text in brain.pop('Warnings', ())),
             *(
                 f'{report["Contrast"]} was not used, its registration failed: {text}'
                 for report in registrations
@@ -159,7 +159,7 @@ class DescribeSynthesis(SimpleInterface):
         ]
         self._results['metadata'] = {
             **synthesis,
-            'BrainMask': brain,
+            **({'BrainMask': brain} if brain else {}),
             'Registrations': [_without(report, 'Warnings') for report in registrations],
             'Warnings': warnings,
             **({'ScoresInBrain': _rounded(scores)} if scores else {}),
@@ -167,7 +167,7 @@ class DescribeSynthesis(SimpleInterface):
         return runtime
 
 
-def untrusted_images(registrations: list) -> list:
+def untrusted_images(registrations: list = ()) -> list:
     """Names of the model's inputs that come from contrasts with a failed registration.
 
     For a Nipype ``Function`` node, hence the import inside.

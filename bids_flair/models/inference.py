@@ -2,6 +2,7 @@
 
 import logging
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from bids_flair.models.regressor import STYLE_QUANTILES, Predictor, Regressor, V
 LOGGER = logging.getLogger(__name__)
 TILE = 64
 SAME_GRID_MM = 1e-3
+REGISTER = 'register one to the other first, or let the participant level do it'
 VOXEL_TOLERANCE = 0.05
 # Width of a normal distribution's 90 % interval in standard deviations.
 INTERVAL_SDS = 2 * 1.645
@@ -75,17 +77,21 @@ def synthesize(
     mask: SpatialImage | None = None,
     model: str | Path = 'default',
     device: str = 'auto',
-) -> nib.Nifti1Image:
-    """Synthesise a FLAIR from any subset of T1w, T2w, MD, FA and S0.
+) -> Synthesis:
+    """Synthesise a FLAIR, and the interval it lies in, from any of T1w, T2w, MD, FA and S0.
+
+    What a person should look at, such as inputs unlike those of the training, is given as a
+    Python warning too.
 
     Parameters
     ----------
     images : mapping of str to image
-        Keys among 'T1w', 'T2w', 'MD', 'FA', 'S0'; values as acquired, all on one grid. Voxels
-        that a contrast does not cover are 0 or not finite. MD in mm2/s (or any power of ten of
-        it).
+        Keys among 'T1w', 'T2w', 'MD', 'FA', 'S0'; values are nibabel images in any units, all on
+        one grid: nothing is registered here. Voxels that a contrast does not cover are 0 or not
+        finite. MD in mm2/s (or any power of ten of it).
     mask : image, optional
-        The brain, on the same grid. Default: found in the images.
+        The brain, on the same grid. Default: all that is not 0 where the T1w (else the T2w or S0)
+        has been stripped of skull and air, else it is found in it, which takes a minute.
     model : str or Path
         Name of a shipped model, or a file: see :func:`bids_flair.models.files.load_model`.
     device : str
@@ -93,18 +99,25 @@ def synthesize(
 
     Returns
     -------
-    Nifti1Image
-        float32, on the same grid, in units of its white matter, 0 outside the mask.
+    Synthesis
+        Its ``flair``, and the limits ``low`` and ``high`` of the interval that holds the true
+        value in nine of ten voxels: images on the same grid in units of white matter, 0 outside
+        the mask.
 
     Raises
     ------
+    TypeError
+        If something is no image, such as the name of a file.
     ValueError
         If a key is no contrast, there is none, the grids differ, the mask is empty, or the device
         is not usable.
     BidsFlairError
         If the model cannot be read.
     """
-    return synthesis_of(images, mask, model, device).flair
+    made = synthesis_of(images, mask, model, device)
+    for text in made.warnings:
+        warnings.warn(text, stacklevel=2)
+    return made
 
 
 def synthesis_of(
@@ -113,7 +126,7 @@ def synthesis_of(
     model: str | Path | Model = 'default',
     device: str = 'auto',
 ) -> Synthesis:
-    """As :func:`synthesize`, and say how sure it is and how it came about."""
+    """As :func:`synthesize`, with warnings in the result alone."""
     loaded = model if isinstance(model, Model) else load_model(model)
     torch_device = pick_device(device)
     known = loaded.network.architecture.inputs
@@ -124,7 +137,8 @@ def synthesis_of(
             f'the model {loaded.name} takes {", ".join(known)} together, and {", ".join(missing)} '
             'is missing'
         )
-    grid = Grid.around(reference, brain_mask(images) if mask is None else mask)
+    mask, doubts = brain_mask(images) if mask is None else (mask, ())
+    grid = Grid.around(reference, mask)
     inputs = {name: grid.inputs_1mm(image) for name, image in images.items()}
     brain = grid.brain_1mm()
     normalised = normalise(inputs, brain)
@@ -143,7 +157,7 @@ def synthesis_of(
         unfamiliarity=unfamiliarity,
         intensities=intensities,
         shares=_shares(voices, brain),
-        warnings=normalised.warnings + _unfamiliar(unfamiliarity),
+        warnings=doubts + normalised.warnings + _unfamiliar(unfamiliarity),
         card=loaded.card,
     )
 
@@ -282,32 +296,51 @@ def check_grids(
         raise ValueError(f'no image given: at least one of {list(known)} is needed')
     named = {name: images[name] for name in known if name in images}
     named |= {} if mask is None else {'mask': mask}
+    _refuse_what_is_no_volume(named)
     first, reference = next(iter(named.items()))
     for name, image in named.items():
         if _shape(image) != _shape(reference):
             raise ValueError(
                 f'{name} and {first} are not on one grid: shapes {_shape(image)} and '
-                f'{_shape(reference)}'
+                f'{_shape(reference)}; {REGISTER}'
             )
         distance = np.abs(image.affine - reference.affine).max()
         if distance > SAME_GRID_MM:
             raise ValueError(
-                f'{name} and {first} are not on one grid: their affines differ by {distance:.3g}'
+                f'{name} and {first} are not on one grid: their affines differ by '
+                f'{distance:.3g}; {REGISTER}'
             )
     return reference
 
 
-def brain_mask(images: Mapping[str, SpatialImage]) -> nib.Nifti1Image:
-    """The brain: what is not zero in stripped images, else extracted from the best one."""
+def _refuse_what_is_no_volume(images: Mapping[str, SpatialImage]) -> None:
+    for name, image in images.items():
+        if not isinstance(image, SpatialImage):
+            raise TypeError(
+                f'{name} is to be a nibabel image, not {type(image).__name__}: read a file with '
+                'nibabel.load, or give an array its affine with nibabel.Nifti1Image'
+            )
+        if len(_shape(image)) != 3:
+            raise ValueError(f'{name} is to be one volume, not of shape {_shape(image)}')
+
+
+def brain_mask(
+    images: Mapping[str, SpatialImage],
+) -> tuple[nib.Nifti1Image, tuple[str, ...]]:
+    """The brain: what is not zero in stripped images, else extracted from the best one.
+
+    With it what a person should look at.
+    """
     best = next(n for n in ('T1w', 'T2w', 'FLAIR', 'S0', 'MD', 'FA') if n in images)
     image = images[best]
     data = np.asarray(image.dataobj, dtype=np.float32).reshape(_shape(image))
     if best in ('MD', 'FA') or _is_stripped(data):
         covered = np.isfinite(data) & (data != 0)
-        return nib.Nifti1Image(binary_fill_holes(covered).astype(np.uint8), image.affine)
+        return nib.Nifti1Image(binary_fill_holes(covered).astype(np.uint8), image.affine), ()
     from bids_flair.processing.brain_mask import extract_brain
 
-    return extract_brain(nib.Nifti1Image(data, image.affine)).image
+    found = extract_brain(nib.Nifti1Image(data, image.affine))
+    return found.image, tuple(f'Brain mask: {text}' for text in found.warnings)
 
 
 def _is_stripped(data: np.ndarray) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from bids_flair.errors import BidsFlairError, ExitCode
 
 ISOTROPY_TOLERANCE = 1.1
-LARGEST_KEPT_EDGE_MM = 1.2
+EDGES_KEPT_BELOW_MM = 1.2
 DEFAULT_EDGE_MM = 1.0
 READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError)
 
@@ -70,12 +70,14 @@ def load_checked(path: Path | str) -> nib.Nifti1Image:
 def reference_grid(img: nib.Nifti1Image) -> tuple[tuple[int, int, int], np.ndarray]:
     """Shape and affine of the grid that everything of a participant is brought to.
 
-    The image's own grid where its voxels are near-isotropic (edges within 10 %) and no edge is
-    longer than 1.2 mm; else 1 mm isotropic along the same axes, over the same field of view.
+    The image's own grid where its voxels are near-isotropic (edges within 10 %) and every edge is
+    shorter than 1.2 mm, up to which sMRIPrep has a FLAIR refine surfaces; else 1 mm isotropic
+    along the same axes, over the same field of view.
     """
     edges = nib.affines.voxel_sizes(img.affine)
     shape = np.array(img.shape[:3])
-    if edges.max() <= LARGEST_KEPT_EDGE_MM and edges.max() / edges.min() <= ISOTROPY_TOLERANCE:
+    fine = round(edges.max(), 3) < EDGES_KEPT_BELOW_MM
+    if fine and edges.max() / edges.min() <= ISOTROPY_TOLERANCE:
         return tuple(int(n) for n in shape), img.affine
     extent = shape * edges
     new_shape = np.maximum(np.round(extent / DEFAULT_EDGE_MM).astype(int), 1)

@@ -23,6 +23,10 @@ def init_reference_wf(
 
     Parameters
     ----------
+    backend : module
+        As :func:`bids_flair.workflows.load_backend` gives it; by default ANTs and DIPY.
+    contrast : str
+        'T1w', 'T2w' or 'dwi', for the methods text.
     prepared_by, mask_by : str
         Name of another pipeline that corrected the image, or made a brain mask of it.
 
@@ -45,7 +49,7 @@ def init_reference_wf(
     workflow = LiterateWorkflow(name=name)
     workflow.__desc__ = (
         f'The {contrast} image served as the reference: its own grid was kept where its voxels '
-        'are near-isotropic and at most 1.2 mm, else 1 mm isotropic voxels were laid over its '
+        'are near-isotropic and below 1.2 mm, else 1 mm isotropic voxels were laid over its '
         'field of view. '
     )
     inputnode = pe.Node(niu.IdentityInterface(['in_file', 'mask']), name='inputnode')
@@ -92,6 +96,12 @@ def init_alignment_wf(
 
     Parameters
     ----------
+    backend : module
+        As :func:`bids_flair.workflows.load_backend` gives it; by default ANTs and DIPY.
+    contrast : str
+        'T2w' or 'FLAIR'.
+    seed : int
+        Of the registration's random samples.
     prepared_by : str
         Name of another pipeline that corrected the image's bias field.
     placed : bool

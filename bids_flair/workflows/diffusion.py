@@ -29,6 +29,8 @@ def init_diffusion_wf(
 
     Parameters
     ----------
+    backend : module
+        As :func:`bids_flair.workflows.load_backend` gives it; by default ANTs and DIPY.
     acquisition : Acquisition
         How the series was encoded, as far as that is known.
     prepared_by : str
@@ -41,7 +43,8 @@ def init_diffusion_wf(
     dwi, bval, bvec
         The series in its native space, or as `prepared_by` left it.
     b0
-        Its mean volume without weighting.
+        Its mean volume without weighting, as the node
+        :class:`bids_flair.interfaces.diffusion.MeanB0` makes it.
     position
         If `placed`: reference world to the world of the series (ITK); unset, where it lies in the
         reference space.

@@ -207,8 +207,6 @@ class _SessionBuilder:
             self.workflow.connect(source, 'outputnode.report', reports, f'in{number}')
         if self.aligned:
             self._to_synthesis(reports, 'out', 'registrations')
-        else:
-            self.synthesis_wf.inputs.inputnode.registrations = []
         self.sinks.add_synthesis(self.synthesis_wf, self.images)
 
     def _align_to_brain(self, wf: LiterateWorkflow, contrast: str) -> None:

@@ -29,6 +29,12 @@ def init_synthesis_wf(
 
     Parameters
     ----------
+    model : str
+        Name of a model that ships, or path of one.
+    device : str
+        'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.
+    use_gpu : bool
+        Whether Nipype is to schedule the node on a GPU.
     images
         Which of 'T1w', 'T2w', 'MD', 'FA', 'S0' are connected and used.
     scored
@@ -37,13 +43,15 @@ def init_synthesis_wf(
     Inputs
     ------
     T1w, T2w, MD, FA, S0
-        On the reference grid.
+        On the reference grid: any one that all share, bias-corrected. MD in mm2/s.
     mask
         Brain mask on the reference grid.
     brain_report
-        Of the mask.
+        If there is one: of the mask, as :func:`init_reference_wf` gives it, for `metadata`.
     registrations
-        List of reports; images of contrasts with a failed registration are left out.
+        If there are any: list of reports, as :func:`init_alignment_wf` and
+        :func:`init_diffusion_wf` give them; images of contrasts that could not be registered are
+        left out.
     acquired, acquired_trusted
         If `scored`: acquired FLAIR on the reference grid, and whether its registration held.
 
@@ -53,7 +61,7 @@ def init_synthesis_wf(
         Synthetic FLAIR in units of its white matter, the limits of its 90 % interval, its standard
         deviation, and where it was synthesised.
     metadata
-        For the sidecar.
+        For the sidecar: model, inputs, warnings, how familiar the inputs look.
     """
     workflow = LiterateWorkflow(name=name)
     workflow.__desc__ = (

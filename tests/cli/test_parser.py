@@ -361,6 +361,32 @@ def test_work_inside_the_input(refused, dirs, monkeypatch):
 
 
 @pytest.mark.parametrize(('work', 'kept'), [('.', 'ds'), ('out', 'out')])
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--feed', 'ds'], 'lies in the input dataset'),
+        (['--feed', 'ds/fed'], 'lies in the input dataset'),
+        (['--feed', 'out'], 'lies in the output directory'),
+        (['--feed', 'out/fed'], 'lies in the output directory'),
+        (['--feed', 'w', '-w', 'w/x'], 'may hold the other'),
+        (['--feed', 'w/x', '-w', 'w'], 'may hold the other'),
+        (['--feed', 'fed', '--reports-only'], '--reports-only makes no FLAIR'),
+        (['--feed', 'fed', '--boilerplate-only'], '--boilerplate-only makes no FLAIR'),
+        (['--feed', 'fed', '--derivatives-only'], 'leave out --derivatives-only'),
+    ],
+)
+def test_feeds_that_make_no_sense(refused, options, message):
+    code, said = refused('ds', 'out', 'participant', *options)
+    assert code == ExitCode.WRONG_ARGUMENTS
+    assert message in said
+
+
+def test_a_feed_beside_the_derivatives(run, refused, dirs):
+    for folder in ('fed', 'ds/derivatives/fed'):
+        assert run('--feed', folder).feed == dirs / folder
+    assert 'participant level' in refused('ds', 'out', 'group', '--feed', 'fed')[1]
+
+
 def test_cleaning_that_would_delete_data(refused, run, dirs, work, kept):
     code, said = refused('ds', 'out', 'participant', '-w', work, '--clean-workdir')
     assert code == ExitCode.WRONG_ARGUMENTS

@@ -81,8 +81,8 @@ def test_qform_and_sform_that_swap_left_and_right(volume, tmp_path):
 
 @pytest.mark.parametrize(
     ('edges', 'kept'),
-    [((1, 1, 1), True), ((0.8, 0.8, 0.8), True), ((1.2, 1.2, 1.2), True),
-     ((0.7, 0.7, 3), False), ((2, 2, 2), False), ((1, 1, 1.15), False)],
+    [((1, 1, 1), True), ((0.8, 0.8, 0.8), True), ((1.19, 1.19, 1.19), True),
+     ((1.2, 1.2, 1.2), False), ((0.7, 0.7, 3), False), ((2, 2, 2), False), ((1, 1, 1.15), False)],
 )  # fmt: skip
 def test_reference_grid(edges, kept):
     affine = np.diag([-edges[0], -edges[1], edges[2], 1.0])
