@@ -77,7 +77,9 @@ def synthesize(
     mask: SpatialImage | None = None,
     model: str | Path = 'default',
     device: str = 'auto',
-) -> Synthesis:
+    *,
+    return_interval: bool = False,
+) -> nib.Nifti1Image | tuple[nib.Nifti1Image, nib.Nifti1Image, nib.Nifti1Image]:
     """Synthesise a FLAIR, and the interval it lies in, from any of T1w, T2w, MD, FA and S0.
 
     What a person should look at, such as inputs unlike those of the training, is given as a
@@ -96,13 +98,15 @@ def synthesize(
         Name of a shipped model, or a file: see :func:`bids_flair.models.files.load_model`.
     device : str
         'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.
+    return_interval : bool
+        Also give the limits of the interval that holds the true value in nine of ten voxels.
 
     Returns
     -------
-    Synthesis
-        Its ``flair``, and the limits ``low`` and ``high`` of the interval that holds the true
-        value in nine of ten voxels: images on the same grid in units of white matter, 0 outside
-        the mask.
+    flair : Nifti1Image
+        float32, on the same grid, in units of its white matter, 0 outside the mask.
+    low, high : Nifti1Image
+        If `return_interval`: the limits, in the same units.
 
     Raises
     ------
@@ -117,7 +121,7 @@ def synthesize(
     made = synthesis_of(images, mask, model, device)
     for text in made.warnings:
         warnings.warn(text, stacklevel=2)
-    return made
+    return (made.flair, made.low, made.high) if return_interval else made.flair
 
 
 def synthesis_of(
