@@ -145,7 +145,7 @@ def dataset_links(bids_dir: Path) -> dict[Path, Path]:
     files = [
         path
         for path in sorted(bids_dir.iterdir())
-        if path.is_symlink() or path.is_file()
+        if not path.is_dir()
         if not path.name.startswith('.') or path.name == '.bidsignore'
         if path.name != 'dataset_description.json' and not _is_sidecar(path)
     ]

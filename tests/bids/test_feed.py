@@ -266,6 +266,19 @@ def test_links_are_absolute_where_only_the_root_is_shared(tmp_path):
         shutil.rmtree(view)
 
 
+def test_a_participant_who_is_a_link_is_not_written_through(study):
+    """Subsets of datasets are often made of linked folders: the original must stay as it is."""
+    (study.raw / 'derivatives').symlink_to(study.raw.parent)
+    elsewhere = study.raw.parent / 'elsewhere'
+    (study.raw / 'sub-01').rename(elsewhere)
+    (study.raw / 'sub-01').symlink_to(elsewhere)
+    before = sorted(study.raw.rglob('*')) + sorted(elsewhere.rglob('*'))
+    study.feed()
+    assert sorted(study.raw.rglob('*')) + sorted(elsewhere.rglob('*')) == before
+    assert study.fed() == TOP | FIRST | SECOND | SYNTHETIC
+    assert not (study.view / 'sub-01').is_symlink()
+
+
 def test_links_lead_through_the_links_of_a_datalad_dataset(study):
     """Content that was not fetched leaves a link to nowhere, and may be fetched later."""
     path = study.raw / 'sub-01/anat/sub-01_T2w.nii.gz'

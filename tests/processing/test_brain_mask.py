@@ -101,10 +101,10 @@ def test_image_without_a_head_is_refused(data):
 def test_warnings_name_the_figure_and_the_side():
     mask = np.zeros((10, 10, 10), bool)
     mask[2:8, 2:8, 5:] = True
-    poor, small, cut = brain_mask._warnings(mask, 0.41, 0.62)
+    poor, small, cut = brain_mask.mask_warnings(mask, 0.41, 0.62)
     assert '0.62' in poor and '0.41 l' in small
     assert 'superior (36 voxels)' in cut and 'inferior' not in cut
-    assert list(brain_mask._warnings(np.zeros((4, 4, 4), bool), 1.4, 0.95)) == []
+    assert list(brain_mask.mask_warnings(np.zeros((4, 4, 4), bool), 1.4, 0.95)) == []
 
 
 def _displaced(img: nib.Nifti1Image, degrees: float, shift_mm) -> nib.Nifti1Image:
