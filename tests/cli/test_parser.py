@@ -360,7 +360,6 @@ def test_work_inside_the_input(refused, dirs, monkeypatch):
     assert '--work-dir' in said
 
 
-@pytest.mark.parametrize(('work', 'kept'), [('.', 'ds'), ('out', 'out')])
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
@@ -384,9 +383,11 @@ def test_feeds_that_make_no_sense(refused, options, message):
 def test_a_feed_beside_the_derivatives(run, refused, dirs):
     for folder in ('fed', 'ds/derivatives/fed'):
         assert run('--feed', folder).feed == dirs / folder
-    assert 'participant level' in refused('ds', 'out', 'group', '--feed', 'fed')[1]
+    said = refused('ds', 'out', 'group', '--model-name', 'm', '--feed', 'fed')[1]
+    assert '--feed goes with the participant level' in said
 
 
+@pytest.mark.parametrize(('work', 'kept'), [('.', 'ds'), ('out', 'out')])
 def test_cleaning_that_would_delete_data(refused, run, dirs, work, kept):
     code, said = refused('ds', 'out', 'participant', '-w', work, '--clean-workdir')
     assert code == ExitCode.WRONG_ARGUMENTS
