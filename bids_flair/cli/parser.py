@@ -21,6 +21,7 @@ from bids_flair.descriptor import load_descriptor
 from bids_flair.dicom.recognise import check_rules
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.settings import Settings, typed
+from bids_flair.workflows.cluster import refusal
 
 LEVELS = ('participant', 'group')
 RECIPES = ('default', 'build-a-flair')

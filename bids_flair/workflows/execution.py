@@ -41,6 +41,7 @@ class Crash:
 
 def configure_nipype(settings: Settings) -> None:
     """Set what Nipype keeps, how it writes crashes and how much it says."""
+    jobs = submits_jobs(settings.plugin)
     config.update_config(
         {
             'execution': {
@@ -84,6 +85,8 @@ def run_sessions(
         If the run as a whole failed without any node saying why.
     """
     workflow = init_run_wf(sessions, settings, backend)
+    if submits_jobs(settings.plugin):
+        _ask_for_resources(workflow, settings)
     for inputs in sessions:
         _send_crashes_to(workflow.get_node(session_wf_name(inputs)), inputs, settings, run)
     if settings.write_graph:
@@ -110,18 +113,29 @@ def batches(
 
 
 def _plugin(settings: Settings, on_status: StatusCallback) -> dict[str, Any]:
-    if settings.plugin:
-        arguments = {**settings.plugin.get('plugin_args', {}), 'status_callback': on_status}
-        return {'plugin': settings.plugin['plugin'], 'plugin_args': arguments}
+    name = settings.plugin.get('plugin', 'MultiProc')
+    asked = {**settings.plugin.get('plugin_args', {}), 'status_callback': on_status}
+    if submits_jobs(settings.plugin):
+        return {'plugin': batch_plugin(name, asked)}
+    if name != 'MultiProc':
+        return {'plugin': name, 'plugin_args': asked}
     arguments = {
         'n_procs': settings.nprocs,
         'memory_gb': settings.mem_gb,
         'raise_insufficient': False,
         'scheduler': 'mem_thread',
         'log_level': _log_level(settings),
-        'status_callback': on_status,
     }
-    return {'plugin': RobustMultiProcPlugin(arguments)}
+    return {'plugin': RobustMultiProcPlugin({**arguments, **asked})}
+
+
+def _ask_for_resources(workflow: pe.Workflow, settings: Settings) -> None:
+    # Nipype makes it too, and fails if another job with this work folder is making it.
+    (settings.work_dir / RUN_WF / 'batch').mkdir(parents=True, exist_ok=True)
+    for name in workflow.list_node_names():
+        node = workflow.get_node(name)
+        gpu = bool(getattr(node.inputs, 'use_gpu', False))
+        node.plugin_args = node_args(settings.plugin, Need(node.mem_gb, node.n_procs, gpu))
 
 
 def _log_level(settings: Settings) -> int:
