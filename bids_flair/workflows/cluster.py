@@ -111,7 +111,7 @@ def _sge(need: Need) -> list[tuple[str, str]]:
     ]
     if need.n_procs > 1:
         requests.append((r'(^|\s)-pe\b', f'-pe smp {need.n_procs}'))
-    return requests + [(r'gpu', '-l gpu=1')] * need.gpu
+    return requests + [(r'gpus?=', '-l gpu=1')] * need.gpu
 
 
 def _pbs(need: Need) -> list[tuple[str, str]]:

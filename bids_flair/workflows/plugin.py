@@ -7,7 +7,13 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
+from nipype.pipeline import plugins
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer
+
+from bids_flair.errors import BidsFlairError
+from bids_flair.workflows.cluster import ARGUMENTS, CANCEL, set_login_name
+
+LOGGER = logging.getLogger('bids_flair')
 
 KILLED = (
     'MemoryError: the process that computed this step was killed, most likely because memory ran '
