@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
 
-.PHONY: setup demo test test-fast lint container test-container clean
+.PHONY: setup demo test test-fast lint container test-container test-slurm clean
 
 setup: $(READY)
 
@@ -37,6 +37,10 @@ lint: $(READY)
 # TARGET=cpu leaves the CUDA libraries out.
 container:
 	container/build.py $(TARGET)
+
+# Needs root, and Debian's slurm-wlm and munge.
+test-slurm: $(READY)
+	$(BIN)/python -m pytest -m slurm --durations 0 tests/slurm
 
 test-container: $(READY)
 	$(BIN)/hadolint Dockerfile

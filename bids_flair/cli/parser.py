@@ -21,6 +21,7 @@ from bids_flair.descriptor import load_descriptor
 from bids_flair.dicom.recognise import check_rules
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.settings import Settings, typed
+from bids_flair.workflows.cluster import refusal
 
 LEVELS = ('participant', 'group')
 RECIPES = ('default', 'build-a-flair')
@@ -335,7 +336,8 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
         dest='plugin',
         type=read_plugin,
         metavar='YAML',
-        help='Nipype plugin to run with, for a cluster: a file with plugin and plugin_args',
+        help='Nipype plugin to run with, for a cluster: a file with plugin and plugin_args, see '
+        'docs/clusters.md',
     )
 
 
@@ -611,6 +613,8 @@ def _refuse_values(settings: Settings) -> None:
         raise _wrong(f'mem_gb must be above 0, not {settings.mem_gb}.')
     if settings.plugin and set(settings.plugin) | {'plugin_args'} != {'plugin', 'plugin_args'}:
         raise _wrong(f'A plugin needs plugin and may have plugin_args, not {settings.plugin}.')
+    if settings.plugin and (why := refusal(settings.plugin['plugin'])):
+        raise _wrong(why)
 
 
 def _refuse_folders(settings: Settings) -> None:

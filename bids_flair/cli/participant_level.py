@@ -35,6 +35,7 @@ from bids_flair.reports.records import Record, write_record
 from bids_flair.reports.session import failed_session, read_sidecar, session_report
 from bids_flair.settings import Settings
 from bids_flair.workflows.backends import load_backend
+from bids_flair.workflows.cluster import submits_jobs
 from bids_flair.workflows.execution import (
     batches,
     configure_nipype,
@@ -72,7 +73,7 @@ def run_participant_level(settings: Settings) -> ExitCode:
     _check_input(settings)
     _check_commands(settings)
     backend = load_backend(settings.backend, settings.work_dir)
-    found = probe(settings.model, settings.device)
+    found = _probe(settings)
     settings = replace(settings, device=found['device'], inputs=_inputs(settings, found))
     sessions = collect(settings)
     _announce(sessions, settings, found, backend.NAME)
@@ -110,6 +111,15 @@ def _feed(outcomes: Sequence[Outcome], settings: Settings) -> None:
     done = [outcome.inputs for outcome in outcomes if isinstance(outcome.page, SessionReport)]
     failed = [outcome.inputs for outcome in outcomes if isinstance(outcome.page, FailedSession)]
     feed(done, failed, settings)
+
+
+def _probe(settings: Settings) -> dict[str, Any]:
+    """What model and device are; a job's GPU is that of its node, which need not be this one."""
+    if not submits_jobs(settings.plugin):
+        return probe(settings.model, settings.device)
+    device = settings.device if settings.device.startswith('cuda') else 'cpu'
+    name = f'{device} of the node where {settings.plugin["plugin"]} runs the step'
+    return {**probe(settings.model, 'cpu'), 'device': device, 'device_name': name}
 
 
 def _inputs(settings: Settings, found: dict[str, Any]) -> tuple[str, ...]:

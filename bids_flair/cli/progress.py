@@ -91,6 +91,9 @@ class Follower:
             return
         now = time.monotonic()
         seconds = now - self.started.pop(node.fullname, now)
+        if status == 'end' and node.plugin_args:
+            # A job waits in a queue first.
+            seconds = min(seconds, node.result.runtime.duration)
         if status == 'end':
             self.timings[label].append((step, seconds))
             self._show(label, step, advance=1)

@@ -14,8 +14,13 @@ from nipype.pipeline import engine as pe
 from bids_flair.bids.session import SessionInputs
 from bids_flair.errors import BidsFlairError
 from bids_flair.settings import Settings
+from bids_flair.workflows.cluster import Need, node_args, sessions_at_once, submits_jobs
 from bids_flair.workflows.participant import RUN_WF, init_run_wf, session_wf_name
-from bids_flair.workflows.plugin import RobustMultiProcPlugin, set_nipype_log_level
+from bids_flair.workflows.plugin import (
+    RobustMultiProcPlugin,
+    batch_plugin,
+    set_nipype_log_level,
+)
 
 LOGGER = logging.getLogger('bids_flair')
 StatusCallback = Callable[[pe.Node, str], None]
@@ -41,12 +46,18 @@ class Crash:
 
 def configure_nipype(settings: Settings) -> None:
     """Set what Nipype keeps, how it writes crashes and how much it says."""
+    jobs = submits_jobs(settings.plugin)
     config.update_config(
         {
             'execution': {
                 'crashfile_format': 'txt',
                 'stop_on_first_crash': str(settings.stop_on_first_crash).lower(),
-                'poll_sleep_duration': '1.0',
+                # A batch system is asked after every job each time; and a file that another
+                # machine wrote takes up to a minute to show on a network file system.
+                'poll_sleep_duration': '5.0' if jobs else '1.0',
+                'job_finished_timeout': '60',
+                # Jobs with one work folder would write the same pages.
+                'create_report': 'false',
                 'check_version': 'false',
                 'remove_unnecessary_outputs': 'false',
                 'parameterize_dirs': 'false',
@@ -84,6 +95,8 @@ def run_sessions(
         If the run as a whole failed without any node saying why.
     """
     workflow = init_run_wf(sessions, settings, backend)
+    if submits_jobs(settings.plugin):
+        _ask_for_resources(workflow, settings)
     for inputs in sessions:
         _send_crashes_to(workflow.get_node(session_wf_name(inputs)), inputs, settings, run)
     if settings.write_graph:
@@ -103,25 +116,40 @@ def run_sessions(
 def batches(
     sessions: Sequence[SessionInputs], settings: Settings
 ) -> Iterable[list[SessionInputs]]:
-    """As many sessions at once as can have a process each, so that the graph stays small."""
-    at_once = 1 if settings.low_mem else settings.nprocs
+    """As many sessions at once as can have a process or a job, so that the graph stays small."""
+    jobs = submits_jobs(settings.plugin)
+    at_once = sessions_at_once(settings.plugin) if jobs else settings.nprocs
+    at_once = 1 if settings.low_mem else at_once
     for start in range(0, len(sessions), at_once):
         yield list(sessions[start : start + at_once])
 
 
 def _plugin(settings: Settings, on_status: StatusCallback) -> dict[str, Any]:
-    if settings.plugin:
-        arguments = {**settings.plugin.get('plugin_args', {}), 'status_callback': on_status}
-        return {'plugin': settings.plugin['plugin'], 'plugin_args': arguments}
+    name = settings.plugin.get('plugin', 'MultiProc')
+    asked = {**settings.plugin.get('plugin_args', {}), 'status_callback': on_status}
+    if submits_jobs(settings.plugin):
+        return {'plugin': batch_plugin(name, asked)}
+    if name != 'MultiProc':
+        return {'plugin': name, 'plugin_args': asked}
     arguments = {
         'n_procs': settings.nprocs,
         'memory_gb': settings.mem_gb,
         'raise_insufficient': False,
         'scheduler': 'mem_thread',
         'log_level': _log_level(settings),
-        'status_callback': on_status,
     }
-    return {'plugin': RobustMultiProcPlugin(arguments)}
+    return {'plugin': RobustMultiProcPlugin({**arguments, **asked})}
+
+
+def _ask_for_resources(workflow: pe.Workflow, settings: Settings) -> None:
+    # Nipype makes it too, and fails if another job with this work folder is making it.
+    (settings.work_dir / RUN_WF / 'batch').mkdir(parents=True, exist_ok=True)
+    for name in workflow.list_node_names():
+        node = workflow.get_node(name)
+        # A job takes longer to start than a sink to write; and one process writes the output.
+        node.run_without_submitting |= node.name.startswith('sink_')
+        gpu = bool(getattr(node.inputs, 'use_gpu', False))
+        node.plugin_args = node_args(settings.plugin, Need(node.mem_gb, node.n_procs, gpu))
 
 
 def _log_level(settings: Settings) -> int:

@@ -1,15 +1,28 @@
-"""Nipype's MultiProc, made to notice workers that were killed."""
+"""Nipype's plugins, made to notice workers and jobs that were killed."""
 
 import logging
+import subprocess
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
+from pathlib import Path
 
+from nipype.pipeline import plugins
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer
+
+from bids_flair.errors import BidsFlairError
+from bids_flair.workflows.cluster import ARGUMENTS, CANCEL, set_login_name
+
+LOGGER = logging.getLogger('bids_flair')
 
 KILLED = (
     'MemoryError: the process that computed this step was killed, most likely because memory ran '
     'out; run fewer participants at once (--nprocs), or give more memory\n'
+)
+ENDED = (
+    'MemoryError: job {} ended without a result: most likely the batch system killed it, for want '
+    'of memory or time, or its node cannot see this installation or the work folder; its messages '
+    'are in {} or where your arguments send them\n'
 )
 NIPYPE_LOGGERS = ('nipype.workflow', 'nipype.utils', 'nipype.interface')
 
@@ -50,6 +63,62 @@ class RobustMultiProcPlugin(MultiProcPlugin):
         if future.done() and future.exception() is not None:
             return {'taskid': taskid, 'result': None, 'traceback': [KILLED]}
         return super()._get_result(taskid)
+
+
+def batch_plugin(name: str, arguments: dict):
+    """Nipype's plugin for a batch system: SLURM, SGE, PBS or LSF.
+
+    As Nipype's, but what the system refuses is said, a job that vanished fails with its reason,
+    and no job is left behind where the run as a whole is broken off.
+    """
+    set_login_name()
+    kind = _RobustSlurm if name == 'SLURM' else _RobustBatch
+    stock = getattr(plugins, f'{name}Plugin')
+    return type(f'{name}Plugin', (kind, stock), {'system': name})(plugin_args=arguments)
+
+
+class _RobustBatch:
+    """What Nipype's plugins for batch systems lack; goes before one of them."""
+
+    system: str
+    _folder: Path
+
+    def run(self, graph, config, updatehash=False):
+        try:
+            super().run(graph, config, updatehash)
+        except BaseException:
+            for job in self._pending:
+                subprocess.run([CANCEL[self.system], str(job)], check=False)
+            raise
+
+    def _submit_batchtask(self, scriptfile, node):
+        self._folder = Path(scriptfile).parent
+        try:
+            return super()._submit_batchtask(scriptfile, node)
+        except Exception as error:
+            asked = node.plugin_args[ARGUMENTS[self.system]]
+            raise BidsFlairError(
+                f'{self.system} took no job for the step {node.fullname}, for which it was asked '
+                f'{asked!r}; submit {scriptfile} with that yourself to see why'
+            ) from error
+
+    def _get_result(self, taskid):
+        result = super()._get_result(taskid)
+        if result and result.get('hostname') == 'unknown':
+            result['traceback'] = [ENDED.format(taskid, self._folder)]
+        return result
+
+
+class _RobustSlurm(_RobustBatch):
+    """Where the controller gives no answer, Nipype takes every job for finished."""
+
+    def _is_pending(self, taskid):
+        command = ['squeue', '--noheader', '--format=%A', '--jobs', str(taskid)]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        if answer.returncode and 'Invalid job id' not in answer.stderr:
+            LOGGER.warning('SLURM does not tell of job %d: %s', taskid, answer.stderr.strip())
+            return True
+        return str(taskid) in answer.stdout.split()
 
 
 def set_nipype_log_level(level: int) -> None:
