@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from phantoms import write_participant
 
 from bids_flair.cli.main import run
 from bids_flair.errors import ExitCode
