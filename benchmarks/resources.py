@@ -30,7 +30,7 @@ from bids_flair.workflows.backends import load_backend
 from bids_flair.workflows.execution import configure_nipype
 from bids_flair.workflows.participant import init_run_wf
 
-INTERVAL_S = 0.05
+INTERVAL_S = 0.1
 # A process that starts up, reads and writes beside what it computes.
 PROCESSORS_MARGIN = 0.15
 
@@ -51,6 +51,15 @@ class Measured:
         """Whether it took no more than it asked for."""
         fits = self.used_procs <= self.n_procs + PROCESSORS_MARGIN
         return self.used_gb <= self.mem_gb and fits
+
+    @property
+    def row(self) -> str:
+        """Of the table."""
+        note = '' if self.held else ' **too little asked**'
+        return (
+            f'| {self.step} | {self.mem_gb:.1f} | {self.used_gb:.2f} | {self.n_procs} '
+            f'| {self.used_procs:.1f} | {self.seconds:.0f}{note} |'
+        )
 
 
 class MeasuringPlugin(SGELikeBatchManagerBase):
@@ -74,7 +83,7 @@ class MeasuringPlugin(SGELikeBatchManagerBase):
             )
         )  # fmt: skip
         number = len(self.measured)
-        print(f'{number}: {node.name} took {seconds:.0f} s', file=sys.stderr)
+        print(self.measured[-1].row, file=sys.stderr)
         self._pending[number] = node.output_dir()
         return number
 
@@ -97,12 +106,7 @@ def main() -> int:
     measured = measure(args, args.out or Path(mkdtemp(prefix='resources-')))
     print('| step | memory asked | used, GB | processors asked | used | seconds |')
     print('|---|---|---|---|---|---|')
-    for m in measured:
-        note = '' if m.held else ' **too little asked**'
-        print(
-            f'| {m.step} | {m.mem_gb:.1f} | {m.used_gb:.2f} | {m.n_procs} | {m.used_procs:.1f} '
-            f'| {m.seconds:.0f}{note} |'
-        )
+    print('\n'.join(m.row for m in measured))
     return int(not all(m.held for m in measured))
 
 

@@ -1,6 +1,7 @@
 """Nipype's plugins, made to notice workers and jobs that were killed."""
 
 import logging
+import shlex
 import subprocess
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -96,11 +97,18 @@ class _RobustBatch:
         try:
             return super()._submit_batchtask(scriptfile, node)
         except Exception as error:
-            asked = node.plugin_args[ARGUMENTS[self.system]]
+            arguments = self._arguments(node)
             raise BidsFlairError(
-                f'{self.system} took no job for the step {node.fullname}, for which it was asked '
-                f'{asked!r}; submit {scriptfile} with that yourself to see why'
+                f'{self.system} took no job for the step {node.fullname}, submitted with '
+                f'{arguments!r}: {self._reason(arguments, scriptfile)}'
             ) from error
+
+    def _arguments(self, node) -> str:
+        name = ARGUMENTS[self.system]
+        return f'{getattr(self, f"_{name}") or ""} {node.plugin_args[name]}'.strip()
+
+    def _reason(self, arguments: str, scriptfile: str) -> str:
+        return f'submit {scriptfile} with these yourself to see why'
 
     def _get_result(self, taskid):
         result = super()._get_result(taskid)
@@ -111,6 +119,11 @@ class _RobustBatch:
 
 class _RobustSlurm(_RobustBatch):
     """Where the controller gives no answer, Nipype takes every job for finished."""
+
+    def _reason(self, arguments, scriptfile):
+        command = ['sbatch', '--test-only', *shlex.split(arguments), scriptfile]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        return answer.stderr.strip()
 
     def _is_pending(self, taskid):
         command = ['squeue', '--noheader', '--format=%A', '--jobs', str(taskid)]

@@ -294,6 +294,8 @@ def test_values_that_are_refused(refused, options, message):
         ('--use-plugin', 'SLURM', 'must hold a mapping'),
         ('--use-plugin', 'plugin_args: {}', 'needs plugin'),
         ('--use-plugin', 'plugin: SLURM\nargs: {}', 'needs plugin'),
+        ('--use-plugin', 'plugin: Slurm', "no plugin 'Slurm'"),
+        ('--use-plugin', 'plugin: SLURMGraph', 'does not wait'),
     ],
 )
 def test_files_that_are_refused(refused, dirs, flag, text, message):

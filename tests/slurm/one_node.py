@@ -40,7 +40,7 @@ SchedulerParameters=batch_sched_delay=0
 ReturnToService=2
 GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={mib} Gres=gpu:1 State=UNKNOWN
-PartitionName=all Nodes={host} Default=YES MaxTime=30 State=UP
+PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 STARTS_WITHIN = 30
 

@@ -108,7 +108,7 @@ def test_what_slurm_refuses_is_said(slurm, thumbs, tmp_path):
     )  # fmt: skip
     assert done.returncode == ExitCode.PARTICIPANT_FAILED
     assert 'SLURM took no job for the step' in done.stderr
-    assert 'Memory specification can not be satisfied' in done.stderr
+    assert 'Requested node configuration is not available' in done.stderr
     assert 'Traceback' not in done.stderr
 
 

@@ -38,6 +38,8 @@ def test_last_exception_is_the_message():
         ({'nprocs': 2, 'omp_nthreads': 2}, [2, 2, 1]),
         ({'nprocs': 1, 'omp_nthreads': 1}, [1] * 5),
         ({'nprocs': 8, 'omp_nthreads': 1, 'low_mem': True}, [1] * 5),
+        ({'nprocs': 1, 'plugin': {'plugin': 'SLURM'}}, [5]),
+        ({'nprocs': 8, 'plugin': {'plugin': 'PBS', 'plugin_args': {'max_jobs': 3}}}, [3, 2]),
     ],
 )
 def test_no_more_sessions_at_once_than_processes(settings, sizes):
