@@ -8,7 +8,8 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from bids.layout import BIDSLayout
+
+from bids_flair.bids.companions import Companions
 
 AXES = 'ijk'
 # Cosine of the angle between two phase encodings that count as opposite.
@@ -41,19 +42,17 @@ class Acquisition:
     opposite_readout_s: float | None = None
 
 
-def read_acquisition(layout: BIDSLayout, dwi: Path, others: Sequence[Path]) -> Acquisition:
+def read_acquisition(companions: Companions, dwi: Path, others: Sequence[Path]) -> Acquisition:
     """Phase encoding of a series, and the first of some other images that has the opposite one."""
-    metadata = sidecar(layout, dwi)
+    metadata = sidecar(companions, dwi)
     axis, readout = metadata.get('PhaseEncodingDirection'), readout_of(metadata)
     if axis is None:
         return Acquisition(metadata.get('PhaseEncodingAxis'), readout)
-    for other in others:
-        known = sidecar(layout, other)
-        if _meant_for(known, dwi, layout) and _cosine(known, other, axis, dwi) < OPPOSITE:
-            bval = layout.get_nearest(other, extension='.bval', suffix=_suffix(other))
-            return Acquisition(
-                axis, readout, other, Path(bval) if bval else None, readout_of(known)
-            )
+    for other in (path for path in others if path != dwi):
+        known = sidecar(companions, other)
+        if _meant_for(known, dwi, companions.root) and _cosine(known, other, axis, dwi) < OPPOSITE:
+            bval = companions.nearest(other, '.bval')
+            return Acquisition(axis, readout, other, bval, readout_of(known))
     return Acquisition(axis, readout)
 
 
@@ -62,30 +61,25 @@ def readout_of(metadata: dict[str, Any]) -> float | None:
     return metadata.get('TotalReadoutTime', metadata.get('EstimatedTotalReadoutTime'))
 
 
-def sidecar(layout: BIDSLayout, path: Path) -> dict[str, Any]:
+def sidecar(companions: Companions, path: Path) -> dict[str, Any]:
     """Metadata of an image by BIDS' inheritance: what lies nearer overrides."""
-    files = layout.get_nearest(path, extension='.json', suffix=_suffix(path), all_=True) or []
     metadata: dict[str, Any] = {}
-    for file in reversed(files):
+    for file in reversed(companions.of(path, '.json')):
         try:
-            metadata |= json.loads(Path(file).read_text(encoding='utf-8-sig'))
+            metadata |= json.loads(file.read_text(encoding='utf-8-sig'))
         except ValueError:
             # The BIDS validator names it; what it said is not known.
             continue
     return metadata
 
 
-def _suffix(path: Path) -> str:
-    return path.name.split('.')[0].rpartition('_')[2]
-
-
-def _meant_for(metadata: dict[str, Any], dwi: Path, layout: BIDSLayout) -> bool:
+def _meant_for(metadata: dict[str, Any], dwi: Path, root: Path) -> bool:
     """Whether a field map is not reserved for other images, such as functional ones."""
     intended = metadata.get('IntendedFor')
     if not intended:
         return True
     names = [intended] if isinstance(intended, str) else intended
-    inside = dwi.relative_to(layout.root).as_posix()
+    inside = dwi.relative_to(root).as_posix()
     return any(inside.endswith(name.rpartition('::')[2].lstrip('/')) for name in names)
 
 

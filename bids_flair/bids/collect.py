@@ -11,6 +11,7 @@ import numpy as np
 from bids.layout import BIDSLayout, BIDSLayoutIndexer, Query
 
 from bids_flair.bids.acquisition import Acquisition, read_acquisition
+from bids_flair.bids.companions import Companions
 from bids_flair.bids.derivatives import (
     Derivatives,
     find_prepared,
@@ -30,6 +31,8 @@ IGNORED_FOLDERS = (
     'code|derivatives|models|sourcedata|stimuli|'
     'func|perf|eeg|ieeg|meg|beh|pet|micr|nirs|motion|mrs'
 )
+LABELS = re.compile(r'(^|/)sub-(?P<participant>[^/_]+)/(ses-(?P<session>[^/_]+)/)?')
+Files = dict[str, list[Path]]
 
 
 def check_dataset(bids_dir: Path) -> None:
@@ -114,8 +117,8 @@ def collect(settings: Settings) -> list[SessionInputs]:
     else:
         participants = selected_participants(settings, participants_of(settings.bids_dir))
         layout = _index(settings, participants)
-        queries = _queries(settings)
-        raw = [_collect_participant(layout, queries, label, settings) for label in participants]
+        files, companions = _find(layout, settings, participants), Companions(settings.bids_dir)
+        raw = [_collect_participant(p, files.get(p, {}), companions) for p in participants]
     found = [_with_prepared(sessions, datasets, settings) for sessions in raw]
     if not any(session.reference for sessions in found for session in sessions):
         what = 'prepared' if settings.derivatives_only else 'T1w, T2w or dwi'
@@ -155,11 +158,12 @@ def _index(settings: Settings, participants: list[str]) -> BIDSLayout:
     if settings.bids_database_dir is None and settings.participants:
         wanted = '|'.join(map(re.escape, participants))
         ignore.append(re.compile(rf'^/sub-(?!({wanted})(/|$))'))
+    indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignore)
     return BIDSLayout(
         settings.bids_dir,
         validate=False,
         database_path=settings.bids_database_dir,
-        indexer=BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignore),
+        indexer=indexer,
     )
 
 
@@ -183,68 +187,81 @@ def _pybids_value(value: Any) -> Any:
     return Query.ANY if value == '*' else value
 
 
-def _collect_participant(layout, queries, label: str, settings: Settings) -> list[SessionInputs]:
-    files: dict[str | None, dict[str, list[Path]]] = {}
-    for contrast, query in queries.items():
-        for found in layout.get(subject=label, **query):
-            session = found.entities.get('session')
-            if settings.sessions and session not in settings.sessions:
+def _find(
+    layout: BIDSLayout, settings: Settings, participants: list[str]
+) -> dict[str, dict[str | None, Files]]:
+    """Participant to session to contrast (or 'fmap') to files: one question for each contrast.
+
+    Asked for every participant anew, pybids would look through the whole dataset as often as
+    there are participants.
+    """
+    field_maps = {name: _pybids_value(v) for name, v in load_descriptor().field_maps.items()}
+    of_whom = {'subject': participants} if settings.participants else {}
+    found: dict[str, dict[str | None, Files]] = {}
+    for contrast, query in {**_queries(settings), 'fmap': field_maps}.items():
+        for file in layout.get('filename', **of_whom, **query):
+            folder = LABELS.search(Path(file).relative_to(layout.root).as_posix())
+            if folder is None or (
+                settings.sessions and folder['session'] not in settings.sessions
+            ):
                 continue
-            files.setdefault(session, {}).setdefault(contrast, []).append(Path(found.path))
+            sessions = found.setdefault(folder['participant'], {})
+            sessions.setdefault(folder['session'], {}).setdefault(contrast, []).append(Path(file))
+    return found
+
+
+def _collect_participant(
+    label: str, files: dict[str | None, Files], companions: Companions
+) -> list[SessionInputs]:
     sessions = [
-        _choose(layout, label, session, files[session])
+        _choose(label, session, files[session], companions)
         for session in sorted(files, key=lambda name: name or '')
     ]
     with_inputs = [session for session in sessions if session.reference]
     return with_inputs or sessions[:1] or [SessionInputs(label, None, {})]
 
 
-def _choose(layout, label: str, session: str | None, files) -> SessionInputs:
+def _choose(
+    label: str, session: str | None, files: Files, companions: Companions
+) -> SessionInputs:
     images: dict[str, Path] = {}
     passed_over: list[str] = []
     bval = bvec = None
     acquisition = Acquisition()
+    field_maps = files.pop('fmap', [])
     all_series = files.get('dwi', [])
     for contrast, paths in files.items():
         if contrast == 'dwi':
-            paths, without_directions = _with_directions(layout, paths)
+            paths, without_directions = _with_directions(companions, paths)
             passed_over += [f'{p}: no six diffusion directions' for p in without_directions]
-        ranked = sorted(paths, key=lambda path: _rank(layout, contrast, path))
+        ranked = paths
+        if len(paths) > 1:
+            ranked = sorted(paths, key=lambda path: _rank(companions, contrast, path))
         if ranked:
             images[contrast] = ranked[0]
             passed_over += [f'{p}: {ranked[0].name} is taken' for p in ranked[1:]]
     if 'dwi' in images:
-        bval, bvec = (_companion(layout, images['dwi'], kind) for kind in ('bval', 'bvec'))
-        others = [*_field_maps(layout, label, session), *all_series]
-        acquisition = read_acquisition(layout, images['dwi'], others)
+        bval, bvec = (companions.nearest(images['dwi'], kind) for kind in ('.bval', '.bvec'))
+        acquisition = read_acquisition(companions, images['dwi'], [*field_maps, *all_series])
     return SessionInputs(label, session, images, bval, bvec, acquisition, tuple(passed_over))
 
 
-def _field_maps(layout, label: str, session: str | None) -> list[Path]:
-    """Spin-echo images that may tell the distortion of a series."""
-    entities = {
-        entity: _pybids_value(value) for entity, value in load_descriptor().field_maps.items()
-    }
-    found = layout.get(subject=label, session=session or Query.NONE, **entities)
-    return [Path(file.path) for file in found]
-
-
-def _with_directions(layout, paths: list[Path]) -> tuple[list[Path], list[Path]]:
+def _with_directions(companions: Companions, paths: list[Path]) -> tuple[list[Path], list[Path]]:
     """Part series for a tensor from those of b=0 alone; without a bval one may be either."""
     series, others = [], []
     for path in paths:
-        bvals = _bvals(layout, path)
+        bvals = _bvals(companions, path)
         enough = bvals is None or (bvals > B0_THRESHOLD).sum() >= FEWEST_DIRECTIONS
         (series if enough else others).append(path)
     return series, others
 
 
-def _rank(layout, contrast: str, path: Path) -> tuple:
+def _rank(companions: Companions, contrast: str, path: Path) -> tuple:
     """Sorting key: complete series with most directions first, finest voxels, then the name."""
     if contrast == 'dwi':
-        bvals = _bvals(layout, path)
+        bvals = _bvals(companions, path)
         directions = 0 if bvals is None else int((bvals > B0_THRESHOLD).sum())
-        incomplete = bvals is None or _companion(layout, path, 'bvec') is None
+        incomplete = bvals is None or companions.nearest(path, '.bvec') is None
         return incomplete, -directions, path.name
     return (*_edges(path), path.name)
 
@@ -258,20 +275,14 @@ def _edges(path: Path) -> tuple[float, float]:
     return round(float(edges.max()), 2), round(float(np.prod(edges)), 2)
 
 
-def _bvals(layout, path: Path) -> np.ndarray | None:
-    companion = _companion(layout, path, 'bval')
+def _bvals(companions: Companions, path: Path) -> np.ndarray | None:
+    companion = companions.nearest(path, '.bval')
     if companion is None:
         return None
     try:
         return np.loadtxt(companion).ravel()
     except ValueError:
         return None
-
-
-def _companion(layout, path: Path, kind: str) -> Path | None:
-    """The bval or bvec that BIDS' inheritance gives a series."""
-    found = layout.get_nearest(path, extension=f'.{kind}', suffix='dwi')
-    return Path(found) if found else None
 
 
 def _listed(labels: list[str], most: int = 20) -> str:

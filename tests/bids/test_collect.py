@@ -6,6 +6,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from bids_flair.bids.collect import check_dataset, collect
 from bids_flair.errors import BidsFlairError, ExitCode
@@ -220,6 +222,29 @@ def test_database_serves_other_participants_later(dataset, tmp_path):
     database = tmp_path / 'db'
     assert set(dataset.collect(participants=('01',), bids_database_dir=database)) == {'sub-01'}
     assert set(dataset.collect(participants=('02',), bids_database_dir=database)) == {'sub-02'}
+
+
+def test_a_thousand_participants_are_asked_for_like_ten(dataset, tmp_path):
+    """As many questions to the database for many as for few: time grows with the dataset only."""
+    counts = []
+    for number in (3, 12):
+        for label in range(number):
+            dataset.image(f'sub-{label:02}/anat/sub-{label:02}_T1w.nii.gz')
+            dataset.series(f'sub-{label:02}/dwi/sub-{label:02}_dwi')
+            encoded(dataset, f'sub-{label:02}/dwi/sub-{label:02}_dwi', 'j')
+        database = tmp_path / f'db{number}'
+        dataset.collect(bids_database_dir=database)
+        statements = []
+
+        def count(*told, statements=statements):
+            statements.append(told[2])
+
+        event.listen(Engine, 'before_cursor_execute', count)
+        found = dataset.collect(bids_database_dir=database)
+        event.remove(Engine, 'before_cursor_execute', count)
+        assert len(found) == number
+        counts.append(len(statements))
+    assert counts[0] == counts[1]
 
 
 @pytest.mark.parametrize(
