@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ IGNORED_FOLDERS = (
     'func|perf|eeg|ieeg|meg|beh|pet|micr|nirs|motion|mrs'
 )
 LABELS = re.compile(r'(^|/)sub-(?P<participant>[^/_]+)/(ses-(?P<session>[^/_]+)/)?')
+DATABASE = 'layout_index.sqlite'
 Files = dict[str, list[Path]]
 
 
@@ -159,12 +161,31 @@ def _index(settings: Settings, participants: list[str]) -> BIDSLayout:
         wanted = '|'.join(map(re.escape, participants))
         ignore.append(re.compile(rf'^/sub-(?!({wanted})(/|$))'))
     indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignore)
-    return BIDSLayout(
-        settings.bids_dir,
-        validate=False,
-        database_path=settings.bids_database_dir,
-        indexer=indexer,
-    )
+    options = {'validate': False, 'indexer': indexer}
+    database = settings.bids_database_dir
+    if database is None:
+        return BIDSLayout(settings.bids_dir, **options)
+    if not (database / DATABASE).exists():
+        _make_database(settings.bids_dir, database, options)
+    layout = BIDSLayout(settings.bids_dir, database_path=database, **options)
+    if Path(layout.root) != settings.bids_dir:
+        raise BidsFlairError(
+            f'--bids-database-dir {database} holds the database of {layout.root}, not of '
+            f'{settings.bids_dir}; name another folder',
+            ExitCode.WRONG_ARGUMENTS,
+        )
+    return layout
+
+
+def _make_database(bids_dir: Path, database: Path, options: dict[str, Any]) -> None:
+    """Make a database elsewhere and move it into place, so that no other job reads a part of it.
+
+    Of several jobs that make it at the same time, each makes the same.
+    """
+    database.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=database, prefix='.making') as folder:
+        BIDSLayout(bids_dir, database_path=folder, **options)
+        (Path(folder) / DATABASE).replace(database / DATABASE)
 
 
 def _queries(settings: Settings) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,8 @@
 """What is found in datasets of many shapes."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -222,6 +224,42 @@ def test_database_serves_other_participants_later(dataset, tmp_path):
     database = tmp_path / 'db'
     assert set(dataset.collect(participants=('01',), bids_database_dir=database)) == {'sub-01'}
     assert set(dataset.collect(participants=('02',), bids_database_dir=database)) == {'sub-02'}
+
+
+def test_database_of_another_dataset_is_refused(dataset, tmp_path):
+    dataset.image('sub-01/anat/sub-01_T1w.nii.gz')
+    other = Dataset(tmp_path / 'other')
+    other.image('sub-01/anat/sub-01_T1w.nii.gz')
+    other.collect(bids_database_dir=tmp_path / 'db')
+    with pytest.raises(BidsFlairError, match='name another folder'):
+        dataset.collect(bids_database_dir=tmp_path / 'db')
+
+
+COLLECT = """
+import sys
+from pathlib import Path
+from bids_flair.bids.collect import collect
+from bids_flair.settings import Settings
+root, database = map(Path, sys.argv[1:])
+sys.stdin.readline()
+print(len(collect(Settings(root, root.parent / 'out', bids_database_dir=database))))
+"""
+
+
+def test_jobs_that_make_one_database_at_once_all_find_everything(dataset, tmp_path):
+    """Were it made in place, whoever comes second would read what is there of it so far."""
+    for number in range(30):
+        dataset.image(f'sub-{number:02}/anat/sub-{number:02}_T1w.nii.gz')
+    command = [sys.executable, '-c', COLLECT, dataset.root, tmp_path / 'db']
+    jobs = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    for job in jobs:
+        job.stdin.write('\n')
+        job.stdin.flush()
+    assert [job.communicate()[0] for job in jobs] == ['30\n'] * 3
+    assert [path.name for path in (tmp_path / 'db').iterdir()] == ['layout_index.sqlite']
 
 
 def test_a_thousand_participants_are_asked_for_like_ten(dataset, tmp_path):
