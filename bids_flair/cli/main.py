@@ -11,6 +11,7 @@ from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.settings import Settings
 
 INTERRUPTED = 130
+NO_TEMPLATES = 'no_templates'
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -22,7 +23,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     """Run the program; a failure that a person can act on is printed, not raised."""
     try:
         settings = parse(argv)
-        _set_environment(settings)
+        set_environment(settings)
         return int(_run_levels(settings))
     except BidsFlairError as error:
         print(f'bids_flair: {error}', file=sys.stderr)
@@ -46,6 +47,7 @@ def _run_levels(settings: Settings) -> ExitCode:
     # Before anything else: some libraries write there when they are imported.
     check_writable(settings.work_dir, 'work directory')
     _find_temporary_folder(settings.work_dir)
+    _offer_no_templates(settings.work_dir)
     if settings.reports_only:
         from bids_flair.cli.reports_only import rebuild_reports
 
@@ -61,18 +63,28 @@ def _run_levels(settings: Settings) -> ExitCode:
     return run_group_level(settings)
 
 
-def _set_environment(settings: Settings) -> None:
+def set_environment(settings: Settings) -> None:
     """What libraries read when they are imported, here and in every worker."""
     threads = str(settings.omp_nthreads)
     os.environ['OMP_NUM_THREADS'] = threads
     # With several threads ITK adds in another order each time: no two registrations would agree.
     os.environ['ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS'] = '1'
-    # No telemetry, and nothing is fetched. niworkflows makes a TemplateFlow folder when it is
-    # imported, in the home directory by default, which may not be writable.
+    # No telemetry, and nothing is fetched.
     os.environ['NO_ET'] = '1'
     os.environ['TEMPLATEFLOW_AUTOUPDATE'] = '0'
-    os.environ.setdefault('TEMPLATEFLOW_HOME', str(settings.work_dir / 'templateflow'))
+    os.environ['TEMPLATEFLOW_HOME'] = str(settings.work_dir / NO_TEMPLATES)
     os.environ.setdefault('MPLCONFIGDIR', str(settings.work_dir / 'matplotlib'))
+
+
+def _offer_no_templates(work_dir: Path) -> None:
+    """A TemplateFlow folder without templates, none of which is used.
+
+    niworkflows looks through it whenever it is imported, in every worker: 10 s for the list of all
+    templates, which it writes into the home directory if it is given no folder or an empty one.
+    """
+    folder = work_dir / NO_TEMPLATES
+    folder.mkdir(exist_ok=True)
+    (folder / 'README').touch()
 
 
 def _find_temporary_folder(work_dir: Path) -> None:
