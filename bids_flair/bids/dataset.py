@@ -1,7 +1,6 @@
 """Files of the output that belong to the dataset as a whole, each written in one piece."""
 
 import json
-import os
 import tempfile
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from bids_flair import __version__
 from bids_flair.bids.collect import derivatives_of
+from bids_flair.bids.files import write_atomically
 from bids_flair.bids.names import RAW
 from bids_flair.descriptor import load_descriptor
 from bids_flair.errors import BidsFlairError, ExitCode
@@ -36,18 +36,6 @@ def check_writable(folder: Path, what: str) -> None:
             'change its permissions',
             ExitCode.CANNOT_WRITE,
         ) from error
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that no other job ever reads a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}')
-    with os.fdopen(handle, 'wb') as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-    umask = os.umask(0)
-    os.umask(umask)
-    Path(name).chmod(0o666 & ~umask)
-    Path(name).replace(path)
 
 
 def write_dataset_files(settings: Settings, backend: ModuleType) -> None:

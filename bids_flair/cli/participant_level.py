@@ -16,11 +16,11 @@ from bids_flair.bids.collect import check_dataset, collect
 from bids_flair.bids.dataset import (
     check_writable,
     read_bibliography,
-    write_atomically,
     write_citation,
     write_dataset_files,
 )
 from bids_flair.bids.feed import feed, prepare_feed, refuse_view
+from bids_flair.bids.files import write_atomically
 from bids_flair.bids.names import output_path
 from bids_flair.bids.preflight import check_session
 from bids_flair.bids.session import SessionInputs
@@ -46,6 +46,7 @@ from bids_flair.workflows.participant import (
     RUN_WF,
     init_session_wf,
     methods_text,
+    session_wf_name,
     wanted_images,
 )
 
@@ -83,7 +84,7 @@ def run_participant_level(settings: Settings) -> ExitCode:
         return ExitCode.DONE
     check_writable(settings.output_dir, 'output directory')
     if settings.clean_workdir:
-        _forget_earlier_runs(settings)
+        _forget_earlier_runs(sessions, settings)
     configure_nipype(settings)
     write_dataset_files(settings, backend)
     methods = _methods(sessions, settings, backend)
@@ -153,11 +154,18 @@ def _check_input(settings: Settings) -> None:
         LOGGER.warning('BIDS validator: %s', text)
 
 
-def _forget_earlier_runs(settings: Settings) -> None:
-    """Empty the work directory of what this program made; it may hold other people's files."""
+def _forget_earlier_runs(sessions: Sequence[SessionInputs], settings: Settings) -> None:
+    """Empty the work directory of what this program made; it may hold other people's files.
+
+    Where participants were named, of what it made of them: other jobs may be at work on others.
+    """
     made = settings.work_dir / RUN_WF
-    if made.exists():
-        shutil.rmtree(made)
+    folders = [made]
+    if settings.participants:
+        folders = [made / session_wf_name(inputs) for inputs in sessions]
+    for folder in folders:
+        if folder.exists():
+            shutil.rmtree(folder)
 
 
 def _check_commands(settings: Settings) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bids_flair import __version__
-from bids_flair.bids.dataset import write_atomically
+from bids_flair.bids.files import write_atomically
 from bids_flair.descriptor import load_descriptor
 from bids_flair.dicom.convert import Converted, write_scrubbed
 from bids_flair.dicom.plan import Item

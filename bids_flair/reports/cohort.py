@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from markupsafe import Markup, escape
 
-from bids_flair.bids.dataset import write_atomically
+from bids_flair.bids.files import write_atomically
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.reports.checks import LEVELS, Verdict, judge
 from bids_flair.reports.content import SessionReport

@@ -10,7 +10,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from bids_flair.bids.dataset import write_atomically
+from bids_flair.bids.files import write_atomically
 from bids_flair.models.files import replace_file
 from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.scoring import best_scale

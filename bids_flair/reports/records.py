@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bids_flair.bids.dataset import write_atomically
+from bids_flair.bids.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bids_flair.bids.dataset import check_writable, write_atomically, write_dataset_files
+from bids_flair.bids.dataset import check_writable, write_dataset_files
+from bids_flair.bids.files import write_atomically
 from bids_flair.bids.names import output_path, source_uris
 from bids_flair.bids.session import SessionInputs
 from bids_flair.errors import BidsFlairError, ExitCode
@@ -43,6 +44,14 @@ def test_atomic_write_replaces_and_leaves_no_part(tmp_path):
     write_atomically(path, 'two')
     assert path.read_text() == 'two'
     assert [file.name for file in tmp_path.iterdir()] == ['a.txt']
+
+
+def test_what_is_there_already_is_not_written_again(tmp_path):
+    path = tmp_path / 'a.txt'
+    write_atomically(path, 'é\n')
+    before = path.stat().st_ino
+    write_atomically(path, 'é\n')
+    assert path.stat().st_ino == before
 
 
 def test_unwritable_folder_is_refused_before_work_begins():
