@@ -21,12 +21,8 @@ from bids.layout.writing import build_path
 
 from bids_flair import __version__
 from bids_flair.bids.collect import derivatives_of, participants_of
-from bids_flair.bids.dataset import (
-    check_writable,
-    read_description,
-    source_dataset,
-    write_atomically,
-)
+from bids_flair.bids.dataset import check_writable, read_description, source_dataset
+from bids_flair.bids.files import write_atomically
 from bids_flair.bids.names import RAW, output_path, source_uris
 from bids_flair.bids.session import SessionInputs
 from bids_flair.descriptor import load_descriptor

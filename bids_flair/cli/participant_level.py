@@ -99,9 +99,9 @@ def run_participant_level(settings: Settings) -> ExitCode:
         done = _run_batch(batch, settings, backend, run, needed)
         _write_records(done, settings, run)
         outcomes += done
+        _write_reports(_of_participants(done, outcomes), settings, methods)
         if settings.stop_on_first_crash and any(outcome.code for outcome in outcomes):
             break
-    _write_reports(outcomes, settings, methods)
     code = _summarise(outcomes, settings)
     if settings.feed:
         _feed(outcomes, settings)
@@ -315,6 +315,12 @@ def _write_records(outcomes: Sequence[Outcome], settings: Settings, run: str) ->
         else:
             record = Record(timings=tuple(page.timings))
         write_record(record, outcome.inputs.label, log_folder(outcome.inputs, settings, run))
+
+
+def _of_participants(some: Sequence[Outcome], outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """All outcomes so far of the participants of some."""
+    wanted = {outcome.inputs.participant for outcome in some}
+    return [outcome for outcome in outcomes if outcome.inputs.participant in wanted]
 
 
 def _write_reports(outcomes: Sequence[Outcome], settings: Settings, methods: str) -> None:
