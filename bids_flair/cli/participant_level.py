@@ -150,7 +150,7 @@ def _check_input(settings: Settings) -> None:
     if settings.skip_bids_validation or settings.derivatives_only:
         return
     check_dataset(settings.bids_dir)
-    for text in validator_errors(settings.bids_dir):
+    for text in validator_errors(settings.bids_dir, settings.bids_database_dir):
         LOGGER.warning('BIDS validator: %s', text)
 
 
