@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bids_flair.bids.collect import collect
 from bids_flair.bids.validation import validator_errors
 from bids_flair.errors import ExitCode
 from bids_flair.models.files import save_model
 from bids_flair.models.network import Architecture, PatchRegressor
 from bids_flair.processing.images import reference_grid
+from bids_flair.reports.session import session_report
 from bids_flair.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -174,6 +177,19 @@ def test_reports_are_made_anew_from_what_a_run_left(finished, dolls, tmp_path):
     rows = (out / 'group_FLAIR.tsv').read_text().splitlines()
     assert [row.split('\t')[0] for row in rows[1:]] == ['sub-01', 'sub-02', 'sub-03']
     assert len({row.count('\t') for row in rows}) == 1
+
+
+def test_little_is_kept_of_a_session_that_is_done(finished, dolls):
+    """Of a thousand participants all at once: paths and figures, and no image."""
+    settings = Settings(dolls, finished[0])
+    pages = [session_report(inputs, finished[0], []) for inputs in collect(settings)]
+    assert max(len(pickle.dumps(page)) for page in pages) < 20_000
+
+
+def test_no_worker_looks_through_templates(finished):
+    """niworkflows lists those in a folder, for 10 s, and all that there are in an empty one."""
+    folder = finished[0].parent / 'work' / 'no_templates'
+    assert [path.name for path in folder.iterdir()] == ['README']
 
 
 def test_reports_of_nothing_are_refused(dolls, tmp_path):
@@ -366,6 +382,18 @@ def test_cleaning_leaves_what_others_put_into_the_work_directory(dolls, tmp_path
     assert result.returncode == ExitCode.DONE, result.stderr
     assert (work / 'thesis.txt').exists()
     assert not (work / 'bids_flair_wf' / 'stale.txt').exists()
+
+
+def test_cleaning_for_one_participant_leaves_what_others_are_making(dolls, tmp_path):
+    made = tmp_path / 'work' / 'bids_flair_wf'
+    for label in ('01', '02'):
+        (made / f'sub_{label}_wf').mkdir(parents=True)
+    result = bids_flair(
+        dolls, tmp_path / 'out', 'participant', '-w', tmp_path / 'work', '--clean-workdir',
+        '--boilerplate-only', '--participant-label', '01',
+    )  # fmt: skip
+    assert result.returncode == ExitCode.DONE, result.stderr
+    assert [path.name for path in made.iterdir()] == ['sub_02_wf']
 
 
 def test_stopping_on_the_first_crash_begins_no_other_session(broken, tmp_path):
