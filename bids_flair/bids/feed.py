@@ -367,8 +367,10 @@ def _source_of(folder: Path) -> Path | None:
         description = read_description(folder)
     except (OSError, ValueError):
         return None
-    programs = description.get('GeneratedBy') or []
-    if not any(program.get('Description') == MARK for program in programs):
+    # Whatever else is wrong with a description is the validator's to say.
+    programs = description.get('GeneratedBy') if isinstance(description, dict) else None
+    descriptions = [p.get('Description') for p in programs or () if isinstance(p, dict)]
+    if MARK not in descriptions:
         return None
     return Path(unquote(urlparse(description['SourceDatasets'][-1]['URL']).path))
 

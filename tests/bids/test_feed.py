@@ -332,7 +332,9 @@ def test_a_folder_of_something_else_is_refused(study, tmp_path, what):
 
 def test_a_view_is_no_input(study):
     study.feed()
-    refuse_view(study.raw)
+    for generated_by in ({'Name': 'x'}, ['x'], [{'Name': 'x'}], None):
+        study.write('dataset_description.json', json.dumps({'GeneratedBy': generated_by}))
+        refuse_view(study.raw)
     with pytest.raises(BidsFlairError, match=f'give the dataset that it shows, {study.raw}'):
         refuse_view(study.view)
 
