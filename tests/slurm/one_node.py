@@ -85,7 +85,7 @@ def _start_munge(folder: Path, stack: ExitStack) -> None:
     names = {'key-file': 'key', 'socket': 'socket', 'pid-file': 'pid', 'log-file': 'log'}
     files = [f'--{option}={folder}/munge.{name}' for option, name in names.items()]
     command = ['munged', '--foreground', '--force', f'--seed-file={folder}/munge.seed', *files]
-    _start(stack, folder, command, user='munge', group='munge', extra_groups=[])
+    _start(stack, folder, command, '--reuid=munge', '--regid=munge', '--clear-groups')
     _await(lambda: (folder / 'munge.socket').exists(), 'munged', folder)
 
 
@@ -105,11 +105,13 @@ def _write_config(folder: Path) -> None:
     (folder / 'gres.conf').write_text('Name=gpu File=/dev/zero\n')
 
 
-def _start(stack: ExitStack, folder: Path, command: list, **options) -> None:
+def _start(stack: ExitStack, folder: Path, command: list, *as_whom: str) -> None:
     log = stack.enter_context((folder / f'{command[0]}.out').open('w'))
+    # The signal: so that none is left behind where the tests are killed.
     process = subprocess.Popen(
-        command, stdout=log, stderr=subprocess.STDOUT, env=environment(folder), **options
-    )
+        ['setpriv', '--pdeathsig', 'TERM', *as_whom, *command],
+        stdout=log, stderr=subprocess.STDOUT, env=environment(folder),
+    )  # fmt: skip
     stack.callback(_stop, process)
 
 
