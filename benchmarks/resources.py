@@ -24,7 +24,7 @@ import psutil
 from nipype.pipeline.plugins.base import SGELikeBatchManagerBase
 
 from bids_flair.bids.collect import collect
-from bids_flair.cli.main import _set_environment
+from bids_flair.cli.main import set_environment
 from bids_flair.settings import Settings
 from bids_flair.workflows.backends import load_backend
 from bids_flair.workflows.execution import configure_nipype
@@ -119,7 +119,7 @@ def measure(args: argparse.Namespace, out: Path) -> list[Measured]:
         participants=(label,), omp_nthreads=args.omp_nthreads, nprocs=args.omp_nthreads,
         device=args.device,
     )  # fmt: skip
-    _set_environment(settings)
+    set_environment(settings)
     configure_nipype(settings)
     workflow = init_run_wf(collect(settings), settings, load_backend(args.backend, out))
     plugin = MeasuringPlugin()
