@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
 
-.PHONY: setup demo test test-fast lint container test-container test-slurm clean
+.PHONY: setup demo test test-fast test-long lint container test-container test-slurm clean
 
 setup: $(READY)
 
@@ -24,11 +24,17 @@ demo: $(READY)
 	@echo "Scores in the brain mask: $$($(BIN)/python -c 'import glob, json; print(json.load(open(glob.glob("$(DEMO)/out/sub-*/anat/*_desc-synth_FLAIR.json")[0]))["ScoresInBrain"])')"
 	@echo "Report: $$(ls $(DEMO)/out/sub-*.html)"
 
+# Two processes on two cores: more threads would only wait for each other.
+test test-fast test-long: export OMP_NUM_THREADS = 1
+
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow'
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow and not slurm'
+
+test-long: $(READY)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m long
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from small_heads import write_dolls
+from small_heads import write_dolls, write_tiny_model
 
 # As the program does: ITK is deterministic with one thread only.
 os.environ['ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS'] = '1'
@@ -41,3 +41,10 @@ def dolls(tmp_path_factory) -> Path:
     minute; brain extraction and full sizes are tested elsewhere.
     """
     return write_dolls(tmp_path_factory.mktemp('dolls') / 'data')
+
+
+@pytest.fixture(scope='session')
+def tiny_model(tmp_path_factory) -> Path:
+    """A model of all inputs that takes no time, and makes nothing like a FLAIR."""
+    inputs = ('T1w', 'T2w', 'MD', 'FA', 'S0')
+    return write_tiny_model(tmp_path_factory.mktemp('model') / 'tiny', inputs=inputs)

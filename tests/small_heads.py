@@ -52,10 +52,18 @@ def write_doll(folder: Path, label: str, images, affine, wanted) -> None:
 
 
 def _series(images, stem: Path) -> np.ndarray:
-    """MD and FA of the doll, along one fibre: a b=0 and twelve directions at b=1000 s/mm2."""
-    vectors = np.random.default_rng(0).normal(size=(12, 3))
-    vectors = np.vstack([np.zeros(3), vectors / np.linalg.norm(vectors, axis=1, keepdims=True)])
-    bvals = np.array([0] + [1000] * 12)
+    """MD and FA of the doll, along one fibre: a b=0 and six directions at b=1000 s/mm2."""
+    golden = (1 + np.sqrt(5)) / 2
+    corners = [
+        (0, 1, golden),
+        (0, -1, golden),
+        (1, golden, 0),
+        (-1, golden, 0),
+        (golden, 0, 1),
+        (golden, 0, -1),
+    ]
+    vectors = np.vstack([np.zeros(3), np.array(corners) / np.hypot(1, golden)])
+    bvals = np.array([0] + [1000] * len(corners))
     np.savetxt(f'{stem}.bval', [bvals], fmt='%d')
     # The affine has a positive determinant: FSL's vectors are mirrored.
     np.savetxt(f'{stem}.bvec', (vectors * (-1, 1, 1)).T, fmt='%.5f')
@@ -63,3 +71,13 @@ def _series(images, stem: Path) -> np.ndarray:
     cosines = (vectors @ FIBRE) ** 2
     diffusivity = images['MD'][..., None] * (1 + along[..., None] * (3 * cosines - 1))
     return (images['S0'][..., None] * np.exp(-diffusivity * bvals)).astype(np.float32)
+
+
+def write_tiny_model(folder: Path, **card) -> Path:
+    """Weights of chance, in no time where it does not matter what the FLAIR looks like."""
+    from bids_flair.models.files import save_model
+    from bids_flair.models.network import Architecture, PatchRegressor
+
+    network = PatchRegressor(Architecture(card['inputs'], levels=2, stem=4, width=8, blocks=1))
+    save_model(folder / 'model.safetensors', network, {'target': 'FLAIR', **card})
+    return folder

@@ -11,12 +11,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from program import WITHOUT_FSL, call
+from small_heads import write_tiny_model
 
 from bids_flair.bids.collect import collect
 from bids_flair.bids.validation import validator_errors
 from bids_flair.errors import ExitCode
-from bids_flair.models.files import save_model
-from bids_flair.models.network import Architecture, PatchRegressor
 from bids_flair.processing.images import reference_grid
 from bids_flair.reports.session import session_report
 from bids_flair.settings import Settings
@@ -39,10 +39,6 @@ EXPECTED = {
     'dwi/sub-01_from-dwi_to-T1w_mode-image_xfm.txt',
     *(f'dwi/{PREFIX}model-tensor_param-{name}_dwimap.nii.gz' for name in ('md', 'fa', 's0')),
 }
-
-
-# Whoever has FSL would see another backend; FSL has tests of its own.
-WITHOUT_FSL = {name: value for name, value in os.environ.items() if name != 'FSLDIR'}
 
 
 def bids_flair(*arguments, **options) -> subprocess.CompletedProcess:
@@ -193,7 +189,7 @@ def test_no_worker_looks_through_templates(finished):
 
 
 def test_reports_of_nothing_are_refused(dolls, tmp_path):
-    result = bids_flair(
+    result = call(
         dolls, tmp_path / 'out', 'participant', '--reports-only', '-w', tmp_path / 'work'
     )
     assert result.returncode == ExitCode.INPUT_MISSING
@@ -239,17 +235,47 @@ def broken(dolls, tmp_path) -> Path:
     return Path(shutil.copytree(dolls, tmp_path / 'data'))
 
 
-def test_one_bad_participant_does_not_stop_the_others(broken, tmp_path):
-    image = broken / 'sub-01/anat/sub-01_T1w.nii.gz'
-    image.write_bytes(image.read_bytes()[:2000])
-    out = tmp_path / 'out'
+@pytest.fixture(scope='session')
+def damaged(dolls, tiny_model, tmp_path_factory):
+    """One run over four participants of whom one has nothing amiss."""
+    folder = tmp_path_factory.mktemp('damaged')
+    data = Path(shutil.copytree(dolls, folder / 'data'))
+    whole = data / 'sub-01/anat/sub-01_T1w.nii.gz'
+    lost = data / 'sub-04/anat/sub-04_T2w.nii.gz'
+    lost.parent.mkdir(parents=True)
+    shutil.copy(whole, lost.with_name('sub-04_T1w.nii.gz'))
+    img = nib.load(whole)
+    noise = np.random.default_rng(0).rayleigh(100, img.shape).astype(np.float32)
+    nib.Nifti1Image(noise, img.affine).to_filename(lost)
+    whole.write_bytes(whole.read_bytes()[:2000])
+    shutil.rmtree(data / 'sub-03')
+    (data / 'sub-03' / 'func').mkdir(parents=True)
     result = bids_flair(
-        broken, out, 'participant', '-w', tmp_path / 'work', '--participant-label', '01', '02'
-    )
-    assert result.returncode == ExitCode.PARTICIPANT_FAILED
+        data, folder / 'out', 'participant', '-w', folder / 'work', '--inputs', 'T1w', 'T2w',
+        '--participant-label', '01', '02', '03', '04', '--model', tiny_model,
+    )  # fmt: skip
+    assert result.returncode == ExitCode.PARTICIPANT_FAILED, result.stderr
+    return folder / 'out', result
+
+
+def test_one_bad_participant_does_not_stop_the_others(damaged):
+    out, result = damaged
     assert 'sub-01_T1w.nii.gz: cannot be read to its end' in result.stderr
     assert (out / 'sub-02/anat/sub-02_space-T2w_desc-synth_FLAIR.nii.gz').exists()
     assert 'truncated' in (out / 'sub-01.html').read_text()
+
+
+def test_participant_without_any_input_is_named_and_counted(damaged):
+    assert 'sub-03: no T1w, T2w or dwi image' in damaged[1].stderr
+
+
+def test_a_contrast_that_cannot_be_registered_is_not_used(damaged):
+    out, result = damaged
+    assert 'sub-04: T2w was not used, its registration failed' in result.stderr
+    anat = out / 'sub-04' / 'anat'
+    sidecar = json.loads((anat / 'sub-04_space-T1w_desc-synth_FLAIR.json').read_text())
+    assert sidecar['SynthesisInputs'] == ['T1w']
+    assert not (anat / 'sub-04_space-T1w_desc-preproc_T2w.nii.gz').exists()
 
 
 @pytest.mark.parametrize(
@@ -261,7 +287,7 @@ def test_one_bad_participant_does_not_stop_the_others(broken, tmp_path):
 )
 def test_missing_files_are_named(broken, tmp_path, damage, code, says):
     (broken / damage).unlink()
-    result = bids_flair(
+    result = call(
         broken, tmp_path / 'out', 'participant', '-w', tmp_path / 'work',
         '--participant-label', '01',
     )  # fmt: skip
@@ -270,48 +296,16 @@ def test_missing_files_are_named(broken, tmp_path, damage, code, says):
     assert 'Traceback' not in result.stderr
 
 
-def test_participant_without_any_input_is_named_and_counted(broken, tmp_path):
-    shutil.rmtree(broken / 'sub-01')
-    (broken / 'sub-01' / 'func').mkdir(parents=True)
-    result = bids_flair(
-        broken, tmp_path / 'out', 'participant', '-w', tmp_path / 'work',
-        '--participant-label', '01', '02',
-    )  # fmt: skip
-    assert result.returncode == ExitCode.PARTICIPANT_FAILED
-    assert 'sub-01: no T1w, T2w or dwi image' in result.stderr
+def test_a_model_of_fewer_inputs_is_given_these_and_no_others(finished, dolls, tmp_path):
+    """The participant also has a T1w and diffusion; the one without a T2w is told so.
 
-
-def test_a_contrast_that_cannot_be_registered_is_not_used(broken, tmp_path):
-    path = broken / 'sub-01/anat/sub-01_T2w.nii.gz'
-    img = nib.load(path)
-    noise = np.random.default_rng(0).rayleigh(100, img.shape).astype(np.float32)
-    nib.Nifti1Image(noise, img.affine).to_filename(path)
+    What the other run has left in the work folder is used again.
+    """
+    model = write_tiny_model(tmp_path / 'mine', inputs=('T2w',), needs_every_input=True)
     out = tmp_path / 'out'
     result = bids_flair(
-        broken, out, 'participant', '-w', tmp_path / 'work', '--participant-label', '01',
-        '--inputs', 'T1w', 'T2w',
-    )  # fmt: skip
-    assert result.returncode == ExitCode.PARTICIPANT_FAILED
-    assert 'T2w was not used, its registration failed' in result.stderr
-    anat = out / 'sub-01' / 'anat'
-    sidecar = json.loads((anat / f'{PREFIX}desc-synth_FLAIR.json').read_text())
-    assert sidecar['SynthesisInputs'] == ['T1w']
-    assert not (anat / f'{PREFIX}desc-preproc_T2w.nii.gz').exists()
-
-
-def write_model(folder: Path, **card) -> Path:
-    network = PatchRegressor(Architecture(card['inputs'], levels=2, stem=4, width=8, blocks=1))
-    save_model(folder / 'model.safetensors', network, {'target': 'FLAIR', **card})
-    return folder
-
-
-def test_a_model_of_fewer_inputs_is_given_these_and_no_others(dolls, tmp_path):
-    """The participant also has a T1w and diffusion; the one without a T2w is told so."""
-    model = write_model(tmp_path / 'mine', inputs=('T2w',), needs_every_input=True)
-    out = tmp_path / 'out'
-    result = bids_flair(
-        dolls, out, 'participant', '-w', tmp_path / 'work', '--participant-label', '01', '03',
-        '--model', model,
+        dolls, out, 'participant', '-w', finished[0].with_name('work'), '--model', model,
+        '--participant-label', '01', '03',
     )  # fmt: skip
     assert result.returncode == ExitCode.PARTICIPANT_FAILED
     assert 'sub-03: lacks T2w' in result.stderr
@@ -328,16 +322,16 @@ def test_a_model_of_fewer_inputs_is_given_these_and_no_others(dolls, tmp_path):
     ],
 )
 def test_a_model_that_does_not_fit_is_refused(dolls, tmp_path, card, says):
-    model = write_model(tmp_path / 'mine', **card)
+    model = write_tiny_model(tmp_path / 'mine', **card)
     options = ('--model', model, '--inputs', 'T2w', '--dry-run')
-    result = bids_flair(dolls, tmp_path / 'out', 'participant', *options)
+    result = call(dolls, tmp_path / 'out', 'participant', *options)
     assert result.returncode == ExitCode.WRONG_ARGUMENTS
     assert says in result.stderr
 
 
 def test_dry_run_writes_nothing(dolls, tmp_path):
     options = ('--dry-run', '--feed', 'fed')
-    result = bids_flair(dolls, tmp_path / 'out', 'participant', *options, cwd=tmp_path)
+    result = call(dolls, tmp_path / 'out', 'participant', *options, cwd=tmp_path)
     assert result.returncode == ExitCode.DONE
     assert 'sub-01: T1w (sub-01_T1w.nii.gz)' in result.stderr
     assert 'would feed' in result.stderr and '(sub-02, sub-03)' in result.stderr
@@ -346,9 +340,7 @@ def test_dry_run_writes_nothing(dolls, tmp_path):
 
 def test_fsl_that_is_not_there_is_an_error(dolls, tmp_path):
     environment = {**os.environ, 'FSLDIR': str(tmp_path)}
-    result = bids_flair(
-        dolls, tmp_path / 'out', 'participant', '--backend', 'fsl', env=environment
-    )
+    result = call(dolls, tmp_path / 'out', 'participant', '--backend', 'fsl', env=environment)
     assert result.returncode == ExitCode.COMMAND_MISSING
     assert f'{tmp_path}/bin lacks bet, bet2, dtifit, flirt' in result.stderr
     assert 'Install FSL' in result.stderr and 'Traceback' not in result.stderr
@@ -356,7 +348,7 @@ def test_fsl_that_is_not_there_is_an_error(dolls, tmp_path):
 
 
 def test_cuda_that_is_not_there_is_an_error(dolls, tmp_path):
-    result = bids_flair(dolls, tmp_path / 'out', 'participant', '--device', 'cuda:99')
+    result = call(dolls, tmp_path / 'out', 'participant', '--device', 'cuda:99')
     assert result.returncode == ExitCode.WRONG_ARGUMENTS
     assert 'cuda:99' in result.stderr
     assert not (tmp_path / 'out').exists()
@@ -365,7 +357,7 @@ def test_cuda_that_is_not_there_is_an_error(dolls, tmp_path):
 @pytest.mark.parametrize('which', ['output', 'work'])
 def test_folders_that_cannot_be_written(dolls, tmp_path, which):
     folders = {name: tmp_path / name for name in ('output', 'work')} | {which: '/proc/bids_flair'}
-    result = bids_flair(dolls, folders['output'], 'participant', '-w', folders['work'])
+    result = call(dolls, folders['output'], 'participant', '-w', folders['work'])
     assert result.returncode == ExitCode.CANNOT_WRITE
     assert f'{which} directory /proc/bids_flair cannot be written to' in result.stderr
     assert 'Traceback' not in result.stderr
@@ -376,7 +368,7 @@ def test_cleaning_leaves_what_others_put_into_the_work_directory(dolls, tmp_path
     (work / 'bids_flair_wf').mkdir(parents=True)
     for name in ('thesis.txt', 'bids_flair_wf/stale.txt'):
         (work / name).write_text('text')
-    result = bids_flair(
+    result = call(
         dolls, tmp_path / 'out', 'participant', '-w', work, '--clean-workdir', '--boilerplate-only'
     )
     assert result.returncode == ExitCode.DONE, result.stderr
@@ -388,7 +380,7 @@ def test_cleaning_for_one_participant_leaves_what_others_are_making(dolls, tmp_p
     made = tmp_path / 'work' / 'bids_flair_wf'
     for label in ('01', '02'):
         (made / f'sub_{label}_wf').mkdir(parents=True)
-    result = bids_flair(
+    result = call(
         dolls, tmp_path / 'out', 'participant', '-w', tmp_path / 'work', '--clean-workdir',
         '--boilerplate-only', '--participant-label', '01',
     )  # fmt: skip

@@ -54,7 +54,7 @@ def configure_nipype(settings: Settings) -> None:
                 'stop_on_first_crash': str(settings.stop_on_first_crash).lower(),
                 # A batch system is asked after every job each time; and a file that another
                 # machine wrote takes up to a minute to show on a network file system.
-                'poll_sleep_duration': '5.0' if jobs else '1.0',
+                'poll_sleep_duration': '5.0' if jobs else '0.2',
                 'job_finished_timeout': '60',
                 # Jobs with one work folder would write the same pages.
                 'create_report': 'false',

@@ -1,5 +1,6 @@
 """Nipype's plugins, made to notice workers and jobs that were killed."""
 
+import gc
 import logging
 import shlex
 import subprocess
@@ -25,6 +26,8 @@ ENDED = (
     'of memory or time, or its node cannot see this installation or the work folder; its messages '
     'are in {} or where your arguments send them\n'
 )
+# What most steps import, for 10 s: loaded once, in the server that workers are forked from.
+PRELOADED = ['__main__', 'bids_flair.bids.sink', 'ants', 'dipy.reconst.dti', 'torch']
 NIPYPE_LOGGERS = ('nipype.workflow', 'nipype.utils', 'nipype.interface')
 
 
@@ -38,14 +41,18 @@ class RobustMultiProcPlugin(MultiProcPlugin):
     def __init__(self, plugin_args: dict):
         super().__init__({**plugin_args, 'mp_context': 'forkserver'})
         self._start_workers()
+        # Nipype collects garbage before every step, and 0.3 s long looks through all modules.
+        gc.freeze()
 
     def _start_workers(self) -> None:
         self.pool.shutdown(wait=False)
+        context = get_context('forkserver')
+        context.set_forkserver_preload(PRELOADED)
         self.pool = ProcessPoolExecutor(
             max_workers=self.processors,
             initializer=_start_worker,
             initargs=(self._cwd, self.plugin_args.get('log_level', logging.CRITICAL)),
-            mp_context=get_context('forkserver'),
+            mp_context=context,
         )
 
     def _submit_job(self, node, updatehash=False):

@@ -63,7 +63,7 @@ def test_messages_of_a_run_that_goes_wrong(study, tmp_path):
 
 
 @pytest.mark.slow
-def test_from_dicom_to_a_synthetic_flair_with_one_command(tmp_path, dolls):
+def test_from_dicom_to_a_synthetic_flair_with_one_command(tmp_path, dolls, tiny_model):
     """A simulated head as DICOM: what comes out is complete, and names nobody."""
     import nibabel as nib
     import numpy as np
@@ -75,7 +75,7 @@ def test_from_dicom_to_a_synthetic_flair_with_one_command(tmp_path, dolls):
         voxels = np.round(data / data.max() * 4000).astype(np.uint16)[..., None]
         header = {**header, 'SeriesNumber': number}
         series.write_classic(scans / name, voxels, img.affine, header)
-    done = bids_flair(tmp_path, scans, '--nprocs', '1', '-v')
+    done = bids_flair(tmp_path, scans, '--nprocs', '1', '-v', '--model', str(tiny_model))
     assert done.returncode == ExitCode.DONE, done.stderr
     anat = tmp_path / 'out/sub-01/anat'
     assert (anat / 'sub-01_space-T1w_desc-synth_FLAIR.nii.gz').exists()

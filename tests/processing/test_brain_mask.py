@@ -177,7 +177,9 @@ def _common_dice(first: nib.Nifti1Image, second: nib.Nifti1Image) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('session', ['sub-01/ses-01', 'sub-04/ses-01'])
+@pytest.mark.parametrize(
+    'session', ['sub-01/ses-01', pytest.param('sub-04/ses-01', marks=pytest.mark.long)]
+)
 def test_contrasts_of_one_session_give_one_brain(shared_data, session):
     folder = shared_data / 'open-ms' / session / 'anat'
     stem = session.replace('/', '_')

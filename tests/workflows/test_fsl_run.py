@@ -43,7 +43,12 @@ def write_dataset(root: Path) -> Path:
 
 
 @pytest.fixture(
-    scope='module', params=[*INSTALLATIONS, pytest.param('real', marks=pytest.mark.fsl)]
+    scope='module',
+    params=[
+        'eddy with topup',
+        pytest.param('eddy_correct', marks=pytest.mark.long),
+        pytest.param('real', marks=pytest.mark.fsl),
+    ],
 )
 def fsldir(request, tmp_path_factory) -> Path:
     if request.param == 'real':
@@ -55,18 +60,30 @@ def fsldir(request, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope='module')
-def finished(fsldir, tmp_path_factory) -> tuple[Path, Path, str]:
+def dataset(tmp_path_factory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp('data') / 'data')
+
+
+@pytest.fixture(scope='module')
+def work(tmp_path_factory) -> Path:
+    """One for both stand-ins, which differ in what they do to diffusion images."""
+    return tmp_path_factory.mktemp('work')
+
+
+@pytest.fixture(scope='module')
+def finished(fsldir, dataset, work, tiny_model, tmp_path_factory) -> tuple[Path, Path, str]:
     """Output, work folder and log of a run."""
     folder = tmp_path_factory.mktemp('run')
+    work = work / ('real' if str(fsldir) == os.environ.get('FSLDIR') else 'stand_in')
     environment = {**os.environ, 'FSLDIR': str(fsldir), 'FSLOUTPUTTYPE': 'NIFTI_PAIR_GZ'}
-    arguments = ['participant', '-w', folder / 'work', '--nprocs', '2', '--skip-bids-validation']
-    command = [sys.executable, '-m', 'bids_flair', write_dataset(folder / 'data'), folder / 'out']
+    arguments = ['participant', '-w', work, '--nprocs', '2', '--skip-bids-validation']
+    command = [sys.executable, '-m', 'bids_flair', dataset, folder / 'out']
     done = subprocess.run(
-        [*map(str, [*command, *arguments, '--backend', 'fsl', '-v'])],
+        [*map(str, [*command, *arguments, '--backend', 'fsl', '-v', '--model', tiny_model])],
         capture_output=True, text=True, check=False, env=environment,
     )  # fmt: skip
     assert done.returncode == ExitCode.DONE, done.stderr
-    return folder / 'out', folder / 'work', done.stderr
+    return folder / 'out', work, done.stderr
 
 
 def values(path: Path) -> np.ndarray:

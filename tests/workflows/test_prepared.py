@@ -89,12 +89,15 @@ def qsiprep(raw, doll, tmp_path_factory) -> Path:
     return root
 
 
-def result_of(raw: Path, out: Path, *derivatives, options=()) -> dict[str, np.ndarray]:
+def result_of(
+    raw: Path, out: Path, model: Path, *derivatives, options=()
+) -> dict[str, np.ndarray]:
     """Run the participant level; the images it wrote, and the FLAIR's sidecar."""
     given = [] if not derivatives else ['--derivatives', *map(str, derivatives)]
     code = run(
         [str(raw), str(out), 'participant', *given, *options, '-w', str(out / 'work'),
-         '--nprocs', '2', '--backend', 'embedded', '--skip-bids-validation']
+         '--nprocs', '2', '--backend', 'embedded', '--skip-bids-validation',
+         '--model', str(model)]
     )  # fmt: skip
     assert code == 0
     images = {path.name: nib.load(path) for path in out.glob('sub-01/*/*.nii.gz')}
@@ -103,9 +106,9 @@ def result_of(raw: Path, out: Path, *derivatives, options=()) -> dict[str, np.nd
 
 
 @pytest.mark.slow
-def test_anatomy_and_turned_maps(raw, doll, fmriprep, qsirecon, tmp_path):
+def test_anatomy_and_turned_maps(raw, doll, fmriprep, qsirecon, tiny_model, tmp_path):
     images, affine = doll
-    made = result_of(raw, tmp_path, fmriprep, qsirecon)
+    made = result_of(raw, tmp_path, tiny_model, fmriprep, qsirecon)
     t2w = made['sub-01_space-T1w_desc-preproc_T2w.nii.gz']
     inside = made['sub-01_desc-brain_mask.nii.gz'].get_fdata() > 0
     assert _agreement(t2w, images['T2w'], affine, inside) > 0.98
@@ -179,9 +182,9 @@ def test_position_that_does_not_hold(doll, tmp_path):
 
 
 @pytest.mark.slow
-def test_qsiprep_alone_without_raw_data(qsiprep, doll, tmp_path):
+def test_qsiprep_alone_without_raw_data(qsiprep, doll, tiny_model, tmp_path):
     images, affine = doll
-    made = result_of(qsiprep, tmp_path, options=['--derivatives-only'])
+    made = result_of(qsiprep, tmp_path, tiny_model, options=['--derivatives-only'])
     flair = made['sub-01_space-ACPC_desc-synth_FLAIR.nii.gz']
     assert (tmp_path / 'sub-01.html').exists()
     inside = made['sub-01_space-ACPC_desc-brain_mask.nii.gz'].get_fdata() > 0
