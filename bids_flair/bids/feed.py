@@ -167,9 +167,16 @@ def participant_links(bids_dir: Path, participant: str) -> dict[Path, Path]:
         folder, prefix = Path(subject.name), f'{subject.name}_'
         if session:
             folder, prefix = folder / f'ses-{session}', f'{prefix}ses-{session}_'
-        # Should two of them get one name, the nearer one stays.
         for path in (*_sidecars_in(bids_dir), *_sidecars_in(subject)):
-            links[folder / (prefix + path.name.removeprefix(f'{subject.name}_'))] = path
+            name = folder / (prefix + path.name.removeprefix(f'{subject.name}_'))
+            if name in links:
+                LOGGER.warning(
+                    '%s: the view shows what %s says, not what %s adds to it',
+                    name,
+                    path,
+                    links[name],
+                )
+            links[name] = path
         own = (path for path in files if _is_sidecar(path) and path.parent != subject)
         links |= {path.relative_to(bids_dir): path for path in own}
     return links
@@ -286,14 +293,12 @@ def _is_sidecar(path: Path) -> bool:
 
 
 def _write_synthetic(inputs: SessionInputs, settings: Settings) -> None:
-    """Write image and sidecar where they differ from what is there."""
+    """Write image and sidecar, unless they are there already."""
     derivative = settings.output_dir / output_path('synthetic_flair', inputs)
     sidecar = json.dumps(_sidecar(derivative, inputs, settings), indent=2) + '\n'
     image = _scanner_image(derivative, inputs.images[inputs.reference])
-    for extension, content in (('.json', sidecar.encode()), ('.nii.gz', image)):
-        path = settings.feed / _synthetic_path(inputs, extension)
-        if not path.is_file() or path.read_bytes() != content:
-            write_atomically(path, content)
+    for extension, content in (('.json', sidecar), ('.nii.gz', image)):
+        write_atomically(settings.feed / _synthetic_path(inputs, extension), content)
 
 
 def _synthetic_path(inputs: SessionInputs, extension: str) -> Path:
@@ -329,8 +334,11 @@ def _scanner_image(derivative: Path, reference: Path) -> bytes:
     header = nib.load(reference).header
     known = isinstance(header, nib.Nifti1Header)
     code = known and (int(header['sform_code']) or int(header['qform_code']))
-    image.set_qform(made.affine, code or 'scanner')
     image.set_sform(made.affine, code or 'scanner')
+    image.set_qform(made.affine, code or 'scanner')
+    if not np.allclose(image.get_qform(), made.affine, atol=1e-3):
+        # Sheared, which a qform cannot say: no tool shall read one that lies elsewhere.
+        image.set_qform(None)
     image.header.set_xyzt_units('mm', 'sec')
     return gzip.compress(image.to_bytes(), mtime=0)
 
@@ -362,7 +370,13 @@ def _write_description(settings: Settings) -> None:
 
 
 def _source_of(folder: Path) -> Path | None:
-    """The dataset that a folder is a view of; None if it is none."""
+    """The dataset that a folder is a view of; None if it is none.
+
+    Raises
+    ------
+    BidsFlairError
+        If the folder is a view and does not say of what.
+    """
     try:
         description = read_description(folder)
     except (OSError, ValueError):
@@ -372,7 +386,14 @@ def _source_of(folder: Path) -> Path | None:
     descriptions = [p.get('Description') for p in programs or () if isinstance(p, dict)]
     if MARK not in descriptions:
         return None
-    return Path(unquote(urlparse(description['SourceDatasets'][-1]['URL']).path))
+    try:
+        return Path(unquote(urlparse(description['SourceDatasets'][-1]['URL']).path))
+    except (LookupError, TypeError) as error:
+        raise BidsFlairError(
+            f'{folder}/dataset_description.json no longer says in SourceDatasets what the folder '
+            'is a view of: remove the folder, and --feed makes it anew',
+            ExitCode.CANNOT_WRITE,
+        ) from error
 
 
 def _refuse_foreign(settings: Settings) -> None:

@@ -1,5 +1,6 @@
 """The view of a raw dataset in which every session has a FLAIR, acquired or synthetic."""
 
+import gzip
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from bids_flair.bids.collect import collect
-from bids_flair.bids.feed import feed, prepare_feed, refuse_view
+from bids_flair.bids.feed import _scanner_image, feed, participant_links, prepare_feed, refuse_view
 from bids_flair.bids.names import output_path
 from bids_flair.bids.session import SessionInputs
 from bids_flair.errors import BidsFlairError, ExitCode
@@ -116,6 +117,19 @@ def test_synthetic_image_is_integer_and_where_it_was_made(study):
     for matrix, code in (image.get_qform(coded=True), image.get_sform(coded=True)):
         np.testing.assert_allclose(matrix, AFFINE, atol=1e-5)
         assert code == 1
+
+
+def test_a_sheared_grid_has_no_qform(study, tmp_path):
+    """Which would lie elsewhere: a qform knows no shear."""
+    sheared = AFFINE.copy()
+    sheared[0, 1] += 0.2
+    image = nib.Nifti1Image(VALUES, sheared)
+    image.to_filename(tmp_path / 'made.nii')
+    written = nib.Nifti1Image.from_bytes(
+        gzip.decompress(_scanner_image(tmp_path / 'made.nii', tmp_path / 'made.nii'))
+    )
+    assert written.get_qform(coded=True)[1] == 0
+    np.testing.assert_allclose(written.affine, sheared, atol=1e-5)
 
 
 def test_sidecar_says_what_it_is_and_nothing_of_an_acquisition(study):
@@ -223,6 +237,18 @@ def test_sidecars_of_acquired_flairs_do_not_speak_of_synthetic_ones(study):
     assert not {'EchoTime', 'InversionTime'} & set(metadata['01'])
     t1w = layout.get(suffix='T1w', subject='01', extension='.nii.gz')[0]
     assert t1w.get_metadata() == {'EchoTime': 0.003}
+
+
+def test_of_two_sidecars_with_one_name_in_the_view_the_nearer_counts(tmp_path, caplog):
+    study = Study(tmp_path)
+    for label in ('1', '2'):
+        study.image(f'sub-01/ses-{label}/anat/sub-01_ses-{label}_FLAIR.nii.gz')
+    study.image('sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz')
+    study.write('FLAIR.json', '{"InversionTime": 2.2}')
+    nearer = study.write('sub-01/sub-01_FLAIR.json', '{"EchoTime": 0.1}')
+    links = participant_links(study.raw, '01')
+    assert links[Path('sub-01/ses-1/sub-01_ses-1_FLAIR.json')] == nearer
+    assert f'what {nearer} says, not what {study.raw}/FLAIR.json adds' in caplog.text
 
 
 def test_hidden_files_and_other_folders_stay_out_but_bidsignore_counts(study):
@@ -337,6 +363,16 @@ def test_a_view_is_no_input(study):
         refuse_view(study.raw)
     with pytest.raises(BidsFlairError, match=f'give the dataset that it shows, {study.raw}'):
         refuse_view(study.view)
+
+
+def test_a_view_that_lost_its_source_is_refused(study):
+    study.feed()
+    path = study.view / 'dataset_description.json'
+    description = json.loads(path.read_text())
+    del description['SourceDatasets']
+    path.write_text(json.dumps(description))
+    with pytest.raises(BidsFlairError, match='remove the folder'):
+        study.feed()
 
 
 def test_a_view_that_cannot_be_written_is_an_error_with_a_code(study):
