@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+# The array of test_slurm.py does so too, at the pace of a scheduler.
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ def _displaced(img: nib.Nifti1Image, degrees: float, shift_mm) -> nib.Nifti1Imag
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('scale', [1e-3, 1e3])
+@pytest.mark.parametrize('scale', [pytest.param(1e-3, marks=pytest.mark.long), 1e3])
 def test_atlas_head_is_found_wherever_it_lies_in_any_unit(scale):
     atlas = stored_atlas()
     data = np.asarray(atlas.head.dataobj) * scale
