@@ -24,7 +24,7 @@ import psutil
 from nipype.pipeline.plugins.base import SGELikeBatchManagerBase
 
 from bids_flair.bids.collect import collect
-from bids_flair.cli.main import set_environment
+from bids_flair.cli.main import offer_no_templates, set_environment
 from bids_flair.settings import Settings
 from bids_flair.workflows.backends import load_backend
 from bids_flair.workflows.execution import configure_nipype
@@ -70,12 +70,12 @@ class MeasuringPlugin(SGELikeBatchManagerBase):
         self.measured: list[Measured] = []
 
     def _submit_batchtask(self, scriptfile, node):
-        start = time.monotonic()
+        start, spent = time.monotonic(), _spent()
         process = psutil.Popen(['sh', scriptfile], stdout=subprocess.DEVNULL)
         used = max(_memory_until_it_ends(process), default=0)
         seconds = time.monotonic() - start
         # Of children that were waited for, so of all that this job started.
-        processor_s = _spent() - sum(m.used_procs * m.seconds for m in self.measured)
+        processor_s = _spent() - spent
         self.measured.append(
             Measured(
                 node.fullname.partition('.')[2].partition('.')[2], node.mem_gb, node.n_procs,
@@ -120,6 +120,8 @@ def measure(args: argparse.Namespace, out: Path) -> list[Measured]:
         device=args.device,
     )  # fmt: skip
     set_environment(settings)
+    settings.work_dir.mkdir(parents=True, exist_ok=True)
+    offer_no_templates(settings.work_dir)
     configure_nipype(settings)
     workflow = init_run_wf(collect(settings), settings, load_backend(args.backend, out))
     plugin = MeasuringPlugin()

@@ -8,6 +8,8 @@ from small_heads import write_dolls, write_tiny_model
 
 # As the program does: ITK is deterministic with one thread only.
 os.environ['ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS'] = '1'
+# Nipype would ask the network for a newer version, in every script of a batch system too.
+os.environ['NO_ET'] = '1'
 
 ROOT = Path(__file__).parents[1]
 

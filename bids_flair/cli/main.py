@@ -47,7 +47,7 @@ def _run_levels(settings: Settings) -> ExitCode:
     # Before anything else: some libraries write there when they are imported.
     check_writable(settings.work_dir, 'work directory')
     _find_temporary_folder(settings.work_dir)
-    _offer_no_templates(settings.work_dir)
+    offer_no_templates(settings.work_dir)
     if settings.reports_only:
         from bids_flair.cli.reports_only import rebuild_reports
 
@@ -76,7 +76,7 @@ def set_environment(settings: Settings) -> None:
     os.environ.setdefault('MPLCONFIGDIR', str(settings.work_dir / 'matplotlib'))
 
 
-def _offer_no_templates(work_dir: Path) -> None:
+def offer_no_templates(work_dir: Path) -> None:
     """A TemplateFlow folder without templates, none of which is used.
 
     niworkflows looks through it whenever it is imported, in every worker: 10 s for the list of all

@@ -56,7 +56,7 @@ def init_reference_wf(
     outputnode = pe.Node(niu.IdentityInterface(['reference', 'mask', 'report']), name='outputnode')
     # The mask is found on the fine grid, where its surface is smooth; the values that count are
     # resampled a second time from native space, after bias correction.
-    regrid = pe.Node(Resample(), name='regrid', mem_gb=1.5)
+    regrid = pe.Node(Resample(), name='regrid', mem_gb=1.0)
     brain_mask_wf = init_given_mask_wf(source=mask_by) if mask_by else backend.init_brain_mask_wf()
     workflow.connect([
         (inputnode, regrid, [('in_file', 'in_file')]),
@@ -73,7 +73,7 @@ def init_reference_wf(
         return workflow
     workflow.__postdesc__ = 'Its bias field was corrected with N4 [@n4]. '
     correct = pe.Node(CorrectBias(), name='correct_bias', mem_gb=1.5)
-    resample = pe.Node(Resample(), name='resample_reference', mem_gb=1.5)
+    resample = pe.Node(Resample(), name='resample_reference', mem_gb=1.0)
     workflow.connect([
         (inputnode, correct, [('in_file', 'in_file')]),
         (brain_mask_wf, correct, [('outputnode.mask', 'mask')]),

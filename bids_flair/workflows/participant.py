@@ -244,4 +244,4 @@ class _SessionBuilder:
     def _mean_b0(self) -> pe.Node:
         """The mean b=0 volume: both the reference, where nothing else is, and what moves."""
         node = self.workflow.get_node('mean_b0')
-        return node or pe.Node(MeanB0(**self._series()), name='mean_b0', mem_gb=1.5)
+        return node or pe.Node(MeanB0(**self._series()), name='mean_b0', mem_gb=1.0)

@@ -101,6 +101,9 @@ class _RobustBatch:
 
     def _submit_batchtask(self, scriptfile, node):
         self._folder = Path(scriptfile).parent
+        # Of an earlier run: it would pass for that of a job which was killed before it began.
+        for stale in Path(node.output_dir()).glob('result_*.pklz'):
+            stale.unlink()
         try:
             return super()._submit_batchtask(scriptfile, node)
         except Exception as error:

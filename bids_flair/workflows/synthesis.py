@@ -101,7 +101,7 @@ def init_synthesis_wf(
     ])  # fmt: skip
     if scored:
         workflow.__postdesc__ = 'It was compared with the acquired FLAIR inside the brain mask. '
-        score = pe.Node(ScoreFlair(), name='score_flair', mem_gb=1.5)
+        score = pe.Node(ScoreFlair(), name='score_flair', mem_gb=3.5)
         workflow.connect([
             (inputnode, score, [('acquired', 'acquired'), ('acquired_trusted', 'trusted')]),
             (synthesize, score, [('flair', 'synthetic'), ('mask', 'mask')]),

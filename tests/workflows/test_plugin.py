@@ -1,10 +1,13 @@
 """A worker that the system kills makes its node fail, and does not hang the run."""
 
+import subprocess
+
 import pytest
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
+from nipype.pipeline.plugins import PBSPlugin
 
-from bids_flair.workflows.plugin import RobustMultiProcPlugin
+from bids_flair.workflows.plugin import RobustMultiProcPlugin, batch_plugin
 
 
 def kill_itself(x):
@@ -48,3 +51,25 @@ def test_killed_worker_is_noticed_and_others_go_on(tmp_path):
 def test_all_well(tmp_path):
     run([add_one, add_one], tmp_path)
     assert {('n0', 'end'), ('n1', 'end')} <= set(run.seen)
+
+
+def test_a_result_of_an_earlier_run_is_not_that_of_a_job_that_never_began(tmp_path, monkeypatch):
+    def submit(plugin, scriptfile, node):
+        plugin._pending[1] = node.output_dir()
+        if begins:
+            subprocess.run(['sh', scriptfile], check=True)
+        return 1
+
+    monkeypatch.setattr(PBSPlugin, '_submit_batchtask', submit)
+    monkeypatch.setattr(PBSPlugin, '_is_pending', lambda plugin, job: False)
+    workflow = pe.Workflow('lost', base_dir=tmp_path)
+    node = pe.Node(niu.Function(function=add_one, output_names=['y']), name='add')
+    workflow.add_nodes([node])
+    workflow.config['execution'] = {
+        'job_finished_timeout': '1', 'poll_sleep_duration': '0.1', 'crashdump_dir': str(tmp_path)
+    }  # fmt: skip
+    node.inputs.x, begins = 1, True
+    workflow.run(plugin=batch_plugin('PBS', {'template': '#!/bin/sh'}))
+    node.inputs.x, begins = 2, False
+    with pytest.raises(RuntimeError, match='ended without a result'):
+        workflow.run(plugin=batch_plugin('PBS', {'template': '#!/bin/sh'}))

@@ -42,7 +42,7 @@ def init_brain_mask_wf(*, name: str = 'brain_mask_wf') -> LiterateWorkflow:
     )
     inputnode = pe.Node(niu.IdentityInterface(['in_file']), name='inputnode')
     outputnode = pe.Node(niu.IdentityInterface(['mask', 'report']), name='outputnode')
-    extract = pe.Node(ExtractBrain(), name='extract_brain', mem_gb=2.0)
+    extract = pe.Node(ExtractBrain(), name='extract_brain', mem_gb=1.5)
     workflow.connect([
         (inputnode, extract, [('in_file', 'in_file')]),
         (extract, outputnode, [('mask', 'mask'), ('report', 'report')]),
@@ -137,7 +137,7 @@ def init_tensor_wf(
         (fit, outputnode, [('md', 'md'), ('fa', 'fa'), ('s0', 's0')]),
     ])  # fmt: skip
     if not prepared_by:
-        motion = pe.Node(EstimateMotion(), name='estimate_motion', mem_gb=1.5)
+        motion = pe.Node(EstimateMotion(), name='estimate_motion', mem_gb=1.0)
         workflow.connect([
             (inputnode, motion, [(field, field) for field in fields]),
             (motion, fit, [('motion', 'motion')]),
