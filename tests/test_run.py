@@ -400,6 +400,26 @@ def test_stopping_on_the_first_crash_begins_no_other_session(broken, tmp_path):
     assert not (tmp_path / 'out' / 'sub-03' / 'anat').exists()
 
 
+def test_sessions_of_separate_calls_are_in_one_report(dolls, tmp_path):
+    """As an array of one session per job has them."""
+    data = tmp_path / 'data'
+    for label in ('1', '2'):
+        folder = data / f'sub-01/ses-{label}/anat'
+        folder.mkdir(parents=True)
+        (folder / f'sub-01_ses-{label}_T1w.nii.gz').write_bytes(b'no image')
+    for name in ('dataset_description.json', 'README'):
+        shutil.copy(dolls / name, data)
+    for label in ('1', '2'):
+        result = call(
+            data, tmp_path / 'out', 'participant', '-w', tmp_path / 'work',
+            '--session-label', label,
+        )  # fmt: skip
+        assert result.returncode == ExitCode.DATA_UNUSABLE, result.stderr
+    report = (tmp_path / 'out/sub-01.html').read_text()
+    assert 'sub-01_ses-1_T1w.nii.gz: cannot be read' in report
+    assert 'sub-01_ses-2_T1w.nii.gz: cannot be read' in report
+
+
 def test_run_py_is_the_same_program(root):
     result = subprocess.run(
         [sys.executable, root / 'run.py', '--version'], capture_output=True, text=True, check=True

@@ -31,8 +31,13 @@ from bids_flair.logs import NOTICE
 from bids_flair.models.probe import probe
 from bids_flair.reports.content import FailedSession, SessionReport
 from bids_flair.reports.participant import write_report
-from bids_flair.reports.records import Record, write_record
-from bids_flair.reports.session import failed_session, read_sidecar, session_report
+from bids_flair.reports.records import Record, latest_records, write_record
+from bids_flair.reports.session import (
+    failed_session,
+    pages_of,
+    read_sidecar,
+    session_report,
+)
 from bids_flair.settings import Settings
 from bids_flair.workflows.backends import load_backend
 from bids_flair.workflows.cluster import submits_jobs
@@ -99,7 +104,7 @@ def run_participant_level(settings: Settings) -> ExitCode:
         done = _run_batch(batch, settings, backend, run, needed)
         _write_records(done, settings, run)
         outcomes += done
-        _write_reports(_of_participants(done, outcomes), settings, methods)
+        _write_reports(done, sessions, settings, methods)
         if settings.stop_on_first_crash and any(outcome.code for outcome in outcomes):
             break
     code = _summarise(outcomes, settings)
@@ -317,19 +322,25 @@ def _write_records(outcomes: Sequence[Outcome], settings: Settings, run: str) ->
         write_record(record, outcome.inputs.label, log_folder(outcome.inputs, settings, run))
 
 
-def _of_participants(some: Sequence[Outcome], outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """All outcomes so far of the participants of some."""
-    wanted = {outcome.inputs.participant for outcome in some}
-    return [outcome for outcome in outcomes if outcome.inputs.participant in wanted]
-
-
-def _write_reports(outcomes: Sequence[Outcome], settings: Settings, methods: str) -> None:
-    pages: dict[str, list[SessionReport | FailedSession]] = {}
-    for outcome in outcomes:
-        pages.setdefault(outcome.inputs.participant, []).append(outcome.page)
-    for participant, sessions in pages.items():
+def _write_reports(
+    done: Sequence[Outcome], sessions: Sequence[SessionInputs], settings: Settings, methods: str
+) -> None:
+    """Report of each participant who has a session among `done`, with all of their sessions."""
+    for participant in dict.fromkeys(outcome.inputs.participant for outcome in done):
+        known = _sessions_of(participant, sessions, settings)
+        pages = pages_of(known, settings.output_dir)
         path = settings.output_dir / f'sub-{participant}.html'
-        write_report(participant, sessions, methods, path, read_bibliography())
+        write_report(participant, pages, methods, path, read_bibliography())
+
+
+def _sessions_of(
+    participant: str, sessions: Sequence[SessionInputs], settings: Settings
+) -> list[SessionInputs]:
+    """A participant's sessions of this run, and of others such as the jobs of an array."""
+    own = [inputs for inputs in sessions if inputs.participant == participant]
+    if set(latest_records(settings.output_dir, participant)) <= {inputs.label for inputs in own}:
+        return own
+    return collect(replace(settings, participants=(participant,), sessions=()))
 
 
 def _summarise(outcomes: Sequence[Outcome], settings: Settings) -> ExitCode:

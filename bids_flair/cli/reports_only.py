@@ -1,20 +1,15 @@
 """Reports from what an earlier run left, without computing anything anew."""
 
 import logging
-from collections.abc import Sequence
 from itertools import groupby
 
 from bids_flair.bids.collect import collect
 from bids_flair.bids.dataset import check_writable, read_bibliography
-from bids_flair.bids.names import output_path
-from bids_flair.bids.session import SessionInputs
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.logs import NOTICE
 from bids_flair.reports.cohort import write_cohort_report
-from bids_flair.reports.content import FailedSession, SessionReport
 from bids_flair.reports.participant import write_report
-from bids_flair.reports.records import latest_records
-from bids_flair.reports.session import failed_session, session_report
+from bids_flair.reports.session import pages_of
 from bids_flair.settings import Settings
 
 LOGGER = logging.getLogger('bids_flair')
@@ -42,7 +37,7 @@ def rebuild_participants(settings: Settings) -> None:
     methods = citation.read_text().strip() if citation.exists() else ''
     written = 0
     for participant, sessions in groupby(collect(settings), lambda inputs: inputs.participant):
-        pages = _pages(list(sessions), settings)
+        pages = pages_of(list(sessions), settings.output_dir)
         if not pages:
             LOGGER.warning('sub-%s: no earlier run in %s', participant, settings.output_dir)
             continue
@@ -56,23 +51,3 @@ def rebuild_participants(settings: Settings) -> None:
             '--reports-only to process them',
             ExitCode.INPUT_MISSING,
         )
-
-
-def _pages(
-    sessions: Sequence[SessionInputs], settings: Settings
-) -> list[SessionReport | FailedSession]:
-    """What is known of each session that was processed."""
-    pages: list[SessionReport | FailedSession] = []
-    records = latest_records(settings.output_dir, sessions[0].participant)
-    for inputs in sessions:
-        record = records.get(inputs.label)
-        if record and record.failed:
-            pages.append(failed_session(inputs, record.message, record.traceback))
-        elif inputs.reference and _result_exists(inputs, settings):
-            timings = record.timings if record else ()
-            pages.append(session_report(inputs, settings.output_dir, timings))
-    return pages
-
-
-def _result_exists(inputs: SessionInputs, settings: Settings) -> bool:
-    return (settings.output_dir / output_path('synthetic_flair', inputs)).exists()

@@ -159,8 +159,8 @@ def strip_plot(rows: Sequence[Row], column: Figure) -> Markup:
         for x, anchor, value in ((LEFT, 'start', low), (WIDTH - RIGHT, 'end', high))
     )
     return Markup(
-        f'<svg class="chart strip" role="group" aria-label="{escape(column.label)}" '
-        f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">'
+        f'<svg class="chart strip" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
+        f'height="{HEIGHT}">'
         f'<line class="frame" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="52" y2="52"/>{ends}'
         f'{"".join(points)}</svg>'
     )

@@ -12,12 +12,29 @@ from bids_flair.bids.session import SessionInputs
 from bids_flair.descriptor import load_descriptor
 from bids_flair.processing.itk import read_itk
 from bids_flair.reports.content import FailedSession, RegistrationView, SessionReport
+from bids_flair.reports.records import latest_records
 
 
 def read_sidecar(inputs: SessionInputs, output_dir: Path) -> dict[str, Any]:
     """Sidecar of a session's synthetic FLAIR."""
     image = output_dir / output_path('synthetic_flair', inputs)
     return json.loads(image.with_name(image.name.replace('.nii.gz', '.json')).read_text())
+
+
+def pages_of(
+    sessions: Sequence[SessionInputs], output_dir: Path
+) -> list[SessionReport | FailedSession]:
+    """What is known of those sessions of one participant that were processed, by whichever run."""
+    pages: list[SessionReport | FailedSession] = []
+    records = latest_records(output_dir, sessions[0].participant)
+    for inputs in sessions:
+        record = records.get(inputs.label)
+        if record and record.failed:
+            pages.append(failed_session(inputs, record.message, record.traceback))
+        elif inputs.reference and (output_dir / output_path('synthetic_flair', inputs)).exists():
+            timings = record.timings if record else ()
+            pages.append(session_report(inputs, output_dir, timings))
+    return pages
 
 
 def session_report(

@@ -16,15 +16,17 @@ from bids_flair.reports.content import FailedSession, RegistrationView
 from bids_flair.reports.participant import write_report
 
 SHAPES = {'line', 'rect', 'circle', 'path', 'image', 'polygon'}
+# A label belongs to one of them; the official validator refuses a second.
+LABELLED = {'button', 'input', 'meter', 'output', 'progress', 'select', 'textarea'}
 VOID = {'meta', 'img', 'input', 'br', 'hr', 'link', *SHAPES}
 
 
 class Page(HTMLParser):
-    """What a test asks about a page; refuses tags that do not close in order."""
+    """What a test asks about a page; refuses tags out of order, labels of two things."""
 
     def __init__(self, html: str):
         super().__init__()
-        self.open, self.tags, self.text, self.scripts = [], [], '', 0
+        self.open, self.tags, self.text, self.scripts, self.labelled = [], [], '', 0, 0
         self.feed(html)
         self.close()
         assert not self.open, f'never closed: {self.open}'
@@ -32,6 +34,8 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
         self.scripts += tag == 'script' and 'type' not in dict(attrs)
+        self.labelled += tag in LABELLED and 'label' in self.open
+        assert self.labelled <= 1
         if tag not in VOID:
             self.open.append(tag)
 
@@ -41,6 +45,7 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
+        self.labelled *= tag != 'label'
         self.text += ' '
 
     def handle_data(self, data):
