@@ -37,7 +37,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope='session')
 def dolls(tmp_path_factory) -> Path:
-    """A raw BIDS dataset of three simulated heads, stripped, coarse, three quarters of life size.
+    """A raw BIDS dataset of three simulated heads, stripped, coarse, half of life size.
 
     sub-01 has every contrast, sub-02 a T2w alone, sub-03 a dwi alone. So small, a run takes a
     minute; brain extraction and full sizes are tested elsewhere.

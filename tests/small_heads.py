@@ -36,8 +36,8 @@ def make_doll(number: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         name: np.pad(np.where(doll.brain, values, 0), 3).astype(np.float32)
         for name, values in doll.contrasts.items()
     }
-    affine = np.diag([3.0, 3.0, 3.0, 1.0])
-    affine[:3, 3] = -1.5 * np.array(images['T1w'].shape)
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = -1.0 * np.array(images['T1w'].shape)
     return images, affine
 
 
