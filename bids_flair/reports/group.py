@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,6 @@ from bids_flair.scoring import best_scale
 from bids_flair.training.build_a_flair import brain_of
 from bids_flair.training.cohort_model import Trained
 from bids_flair.training.corpus import Person
-from bids_flair.training.progress import Epoch
 
 COLUMNS = {
     'ssim': 'SSIM',
@@ -27,6 +27,9 @@ COLUMNS = {
     'lesion_auc_pred': 'lesion AUC',
     'lesion_auc_true': 'lesion AUC of the acquired',
 }
+# Of a training's curve, which is noisy from epoch to epoch; and what tells ten of them apart.
+CURVE_POINTS = 50
+DASHES = ('-', '--', ':', '-.')
 # Axial slices, as shares of the brain's height.
 LEVELS = (0.3, 0.42, 0.54, 0.66, 0.78)
 
@@ -186,20 +189,25 @@ def _curves(file: Path, trained: Mapping[str, Trained]) -> Picture:
     figure = Figure(figsize=(8, 3.2), layout='constrained')
     axes = figure.add_subplot()
     only = len(trained) == 1
+    dashes = itertools.cycle(DASHES)
     for name, one in trained.items():
-        _draw_history(axes, one.history, '' if only else name)
-    axes.set(xlabel='epoch', ylabel='error', yscale='log')
-    axes.legend(fontsize='small', frameon=False)
+        history = np.array([(line.epoch, line.loss, line.validation) for line in one.history])
+        epochs, loss, validation = _thinned(history, CURVE_POINTS).T
+        if only:
+            axes.plot(epochs, loss, '.-', label='training loss')
+        if np.isfinite(validation).any():
+            label = 'validation error' if only else name
+            axes.plot(epochs, validation, linestyle=next(dashes), label=label)
+    what = 'error' if only else 'validation error'
+    axes.set(xlabel='epoch', ylabel=what, yscale='log')
+    figure.legend(loc='outside right upper', fontsize='small', frameon=False)
     return _save_figure(figure, file, 'Loss and validation error by epoch')
 
 
-def _draw_history(axes, history: Sequence[Epoch], name: str) -> None:
-    epochs = [line.epoch for line in history]
-    validation = [line.validation for line in history]
-    if not name:
-        axes.plot(epochs, [line.loss for line in history], '.-', label='training loss')
-    if np.isfinite(validation).any():
-        axes.plot(epochs, validation, '.--', label=name or 'validation error')
+def _thinned(rows: np.ndarray, most: int) -> np.ndarray:
+    """Means of neighbouring rows, so that so many are left at most."""
+    parts = np.array_split(rows, min(most, len(rows)))
+    return np.array([part.mean(0) for part in parts]).reshape(-1, rows.shape[-1])
 
 
 def _bars(file: Path, ranking: Sequence[Sequence[str]]) -> Picture:
