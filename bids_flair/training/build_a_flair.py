@@ -21,6 +21,7 @@ from bids_flair.training.checkpoint import read_checkpoint, write_checkpoint
 from bids_flair.training.corpus import Cut, Person
 from bids_flair.training.distributed import ALONE, World
 from bids_flair.training.progress import Clock, Epoch, exhausted, refuse_nan
+from bids_flair.training.sampling import draw_ahead
 
 OFFSETS = np.stack(np.meshgrid(*[np.arange(PATCH) - PATCH // 2] * 3, indexing='ij'), -1)
 OFFSETS = OFFSETS.reshape(-1, 3)
@@ -52,6 +53,16 @@ class _State:
     best: dict[str, torch.Tensor]
     lowest: float = math.inf
     history: list[Epoch] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """An epoch's voxels, whose they are, and what decides about dropout."""
+
+    seed: int
+    person: str
+    patches: np.ndarray
+    true: np.ndarray
 
 
 def train_paper(
@@ -88,7 +99,7 @@ def train_paper(
     """
     torch.manual_seed(recipe.seed)
     network = PaperNetwork(architecture)
-    optimizer = torch.optim.Adam(network.parameters(), recipe.learning_rate)
+    optimizer = torch.optim.Adam(network.parameters(), recipe.learning_rate, fused=True)
     state = _State(network, optimizer, _copy(network))
     if checkpoint is not None and checkpoint.exists():
         weights, told = read_checkpoint(checkpoint, optimizer)
@@ -103,19 +114,24 @@ def train_paper(
         recipe.voxels,
     )
     clock = Clock(recipe.epochs, len(state.history))
-    for epoch in range(len(state.history), recipe.epochs):
+
+    def draw(epoch: int) -> _Drawn:
         # All that is random about an epoch comes from its number: a run that was cut short goes
         # on as if it had not been.
         rng = np.random.default_rng([recipe.seed, epoch])
-        torch.manual_seed(int(rng.integers(2**62)))
-        i = rng.integers(len(people))
+        seed, i = int(rng.integers(2**62)), int(rng.integers(len(people)))
         voxels = draw_voxels(rng, people[i], architecture.inputs, target, recipe.voxels)
-        loss = _run_epoch(state, *voxels, recipe.batch, world)
-        refuse_nan(loss, (getattr(people[i], 'name', f'participant {i}'),))
+        return _Drawn(seed, getattr(people[i], 'name', f'participant {i}'), *voxels)
+
+    for drawn in draw_ahead(draw, range(len(state.history), recipe.epochs)):
+        torch.manual_seed(drawn.seed)
+        loss = _run_epoch(state, drawn.patches, drawn.true, recipe.batch, world)
+        refuse_nan(loss, (drawn.person,))
         error = _validation_error(network, *held_out)
         if error < state.lowest:
             state.lowest, state.best = error, _copy(network)
-        state.history.append(clock.tick(epoch + 1, loss, error, len(voxels[1])))
+        epoch = len(state.history) + 1
+        state.history.append(clock.tick(epoch, loss, error, len(drawn.true)))
         if checkpoint is not None and world.first:
             told = {'lowest': state.lowest, 'history': [asdict(line) for line in state.history]}
             weights = {'network': network.state_dict(), 'best': state.best}
@@ -160,14 +176,15 @@ def gather_patches(person: Person | Cut, inputs: Sequence[str], places: np.ndarr
     where = places[:, None].astype(int) + OFFSETS
     shape = np.array(person.depth.shape)
     inside = ((where >= 0) & (where < shape)).all(-1)
-    where = tuple(np.moveaxis(np.clip(where, 0, shape - 1), -1, 0))
-    chosen = [CONTRASTS.index(name) for name in inputs]
-    inside &= person.depth[where] > 0
-    return np.concatenate(
-        [person.values[k][where] * (inside & person.presence[k][where]) for k in chosen],
-        1,
-        dtype=np.float32,
-    )
+    voxel = np.ravel_multi_index(tuple(np.moveaxis(where, -1, 0)), shape, mode='clip')
+    inside &= person.depth.reshape(-1)[voxel] > 0
+    columns = []
+    for k in (CONTRASTS.index(name) for name in inputs):
+        values, presence = (
+            part[k].reshape(-1)[voxel] for part in (person.values, person.presence)
+        )
+        columns.append(values * (inside & presence))
+    return np.concatenate(columns, 1, dtype=np.float32)
 
 
 def brain_of(person: Person | Cut, target: str = 'FLAIR') -> np.ndarray:

@@ -225,7 +225,9 @@ def _begin(
         network.load_state_dict(start.state_dict())
     average = PatchRegressor(training.architecture).to(device).requires_grad_(False)
     average.load_state_dict(network.state_dict())
-    optimizer = torch.optim.AdamW(network.parameters(), training.learning_rate, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), training.learning_rate, weight_decay=1e-4, fused=True
+    )
     return _State(network, average, optimizer)
 
 

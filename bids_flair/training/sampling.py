@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from bids_flair.training.corpus import BORDER, BRIGHT, LESION, ORDINARY, Person
 from bids_flair.training.distributed import ALONE, World
 from bids_flair.training.rendering import SimulatedPerson
 
+Drawn = TypeVar('Drawn')
 ANATOMICAL = ('T1w', 'T2w', 'FLAIR')
 # Physical units: no scanner gives them a gain that differs from place to place, or a contrast.
 QUANTITATIVE = ('MD', 'FA')
@@ -98,11 +100,11 @@ def draw_batch(
 
 
 def draw_ahead(
-    draw: Callable[[int], Batch], steps: Iterable[int], threads: int = 1
-) -> Iterator[Batch]:
-    """Batches in order; the next ones are drawn while one is trained on."""
+    draw: Callable[[int], Drawn], steps: Iterable[int], threads: int = 1
+) -> Iterator[Drawn]:
+    """What is drawn for each step, in order; the next ones while one is trained on."""
     with ThreadPoolExecutor(threads) as pool:
-        coming: deque[Future[Batch]] = deque()
+        coming: deque[Future[Drawn]] = deque()
         for step in steps:
             coming.append(pool.submit(draw, step))
             if len(coming) > threads:
