@@ -70,6 +70,16 @@ def test_the_first_screen_is_not_blank_in_light_and_dark(page):
     assert light.mean() > dark.mean() + 80
 
 
+def test_the_verdict_stays_in_view(page):
+    top = "return document.querySelector('.here').getBoundingClientRect().top"
+    page.run('scrollTo(0, document.body.scrollHeight / 2)')
+    assert page.run(top) == 0
+    assert page.run("return document.querySelector('.here a').textContent").startswith('sub-01 ')
+    page.run("location.hash = 'methods'")
+    below = page.run("return document.querySelector('#methods').getBoundingClientRect().top")
+    assert below >= page.run("return document.querySelector('.here').offsetHeight")
+
+
 def test_nothing_sticks_out_of_a_narrow_window(page):
     page.resize(800, 1000)
     wide = page.run(
