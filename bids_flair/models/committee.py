@@ -85,7 +85,8 @@ class Committee(nn.Module):
         return [*voices, Voice(self.generalist, rest, 'generalist')]
 
     def _at_home(self, images: Normalised, mask: np.ndarray) -> list[tuple[Regressor, np.ndarray]]:
-        """Specialists, and how far to trust each in every voxel: together at most 1.
+        """Specialists, and how far to trust each in every voxel: together as far as the most
+        trusted of them alone, so that several for one scanner count as one.
 
         The more contrasts there are that a specialist never sees, the less it is trusted.
         """
@@ -100,7 +101,8 @@ class Committee(nn.Module):
                 trust = min(1.0, (STRANGER - away) / (STRANGER - AT_HOME))
                 trust *= len(specialist.architecture.inputs) / at_hand
                 found.append((specialist, trust * inputs.presence.all(0)))
-        crowd = max(1.0, sum(trust.max() for _, trust in found))
+        most = [trust.max() for _, trust in found]
+        crowd = sum(most) / max(most, default=1.0) if any(most) else 1.0
         return [(specialist, trust / crowd) for specialist, trust in found]
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -88,20 +89,20 @@ def _add_specialists(
     left_out: Sequence[Person],
     cache: Path,
 ) -> None:
-    """Train one network per dataset, join them to the model to start with, and score that."""
+    """Train networks for each dataset, join them to the model to start with, and score that."""
     device, trained = pick_device(args.device), []
     abroad = load_model(args.abroad) if args.abroad else None
     network = Committee(start.network, abroad=abroad and abroad.network)
-    for i, people in enumerate(real):
+    for (i, people), twin in product(enumerate(real), range(args.specialists)):
         training = Training(
             steps=args.steps,
-            seed=args.seed,
+            seed=args.seed + twin,
             learning_rate=args.learning_rate,
             structure=args.structure,
             architecture=architecture_for(people, network.architecture.inputs),
             sampling=Sampling(real=1.0, drop=False, foreign=0.0),
         )
-        checkpoint = args.out / f'checkpoint-{i}.safetensors'
+        checkpoint = args.out / f'checkpoint-{i}-{twin}.safetensors'
         fitted = train_specialist(people, training, checkpoint, device)
         network = join(network, fitted.network, people)
         names = [person.name for person in people]
@@ -154,8 +155,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         '--specialists',
-        action='store_true',
-        help='add to the model of --start one network per dataset, heard on its scanner alone',
+        type=int,
+        default=0,
+        metavar='N',
+        help='add to the model of --start N networks per dataset, heard on its scanner alone',
     )
     add('--start', help='model to begin with, name or path (default: random weights)')
     add('--abroad', help='with --specialists: model that is heard where none of them is at home')

@@ -119,6 +119,18 @@ def test_two_specialists_at_home_share_their_say(committee, phantom, seen):
     assert [np.max(voice.weight) for voice in voices[:2]] == pytest.approx([SHARE / 2] * 2)
 
 
+def test_two_specialists_are_not_trusted_more_than_one(committee, phantom, seen):
+    """Half-way home, the second is of the same scanner: it makes nobody more at home."""
+    home = relations_of(seen.pick(PAIR), phantom.mask, PAIR)
+    home[0] += (AT_HOME + STRANGER) / 2
+    alone = Committee(committee.generalist).joined_by(network(1, PAIR, style=0), home)
+    both = alone.joined_by(network(2, PAIR, style=0), home)
+    (one, general), (*two, rest) = (c.voices(seen, phantom.mask) for c in (alone, both))
+    assert 0.4 * SHARE < np.max(one.weight) < 0.6 * SHARE
+    np.testing.assert_allclose(two[0].weight + two[1].weight, one.weight)
+    np.testing.assert_allclose(rest.weight, general.weight)
+
+
 def test_a_committee_is_read_back_as_it_was_written(committee, phantom, seen, tmp_path):
     path = tmp_path / 'together.safetensors'
     save_model(path, committee, {'inputs': ['T1w', 'T2w', 'MD'], 'target': 'FLAIR'})
