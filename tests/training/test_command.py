@@ -1,0 +1,53 @@
+"""The command that trains what ships, in miniature: a general network, specialists, one abroad."""
+
+import json
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bids_flair.models.files import load_model
+from bids_flair.training import __main__ as command
+
+
+@pytest.fixture
+def derivatives(tmp_path) -> Path:
+    """Two people of one scanner: balls of white matter around fluid."""
+    distance = np.sqrt(((np.indices((40, 40, 40)) - 19.5) ** 2).sum(0))
+    tissue = np.select([distance < 7, distance < 14], [2, 1], 0)
+    for seed, label in enumerate(('01', '02')):
+        anat = tmp_path / f'ds/sub-{label}/anat'
+        anat.mkdir(parents=True)
+        for name, values in (('T1w', (0, 8, 2)), ('T2w', (0, 2, 9)), ('FLAIR', (0, 5, 1))):
+            noise = np.random.default_rng(seed).normal(1, 0.03, tissue.shape)
+            image = nib.Nifti1Image((np.array(values)[tissue] * noise).astype('f4'), np.eye(4))
+            image.to_filename(anat / f'sub-{label}_space-T1w_desc-preproc_{name}.nii.gz')
+    description = {'Name': 'Balls', 'BIDSVersion': '1.10.0', 'License': 'CC0'}
+    (tmp_path / 'ds/dataset_description.json').write_text(json.dumps(description))
+    return tmp_path / 'ds'
+
+
+@pytest.mark.slow
+def test_specialists_join_a_general_network(derivatives, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, 'STYLES', 20)
+
+    def train(name: str, *options: str) -> Path:
+        shared = ['--data', derivatives, '--simulated', 0, '--real', 1, '--steps', 2]
+        arguments = [*shared, '--cache', tmp_path / 'people', '--out', tmp_path / name, *options]
+        monkeypatch.setattr(sys, 'argv', ['bids_flair.training', *map(str, arguments)])
+        command.main()
+        return tmp_path / name / 'model.safetensors'
+
+    general = train('general', '--leave-out', 'sub-02')
+    model = load_model(
+        train('all', '--leave-out', 'sub-02', '--start', general, '--abroad', general,
+              '--specialists', 2, '--seed', 5)
+    )  # fmt: skip
+    assert len(model.network.specialists) == 2
+    assert model.network.abroad is not None
+    trained = model.card['specialist_training']
+    assert [one['configuration']['seed'] for one in trained] == [5, 6]
+    assert [one['people'] for one in trained] == [['sub-01']] * 2
+    assert [entry['person'] for entry in model.card['scores_on_people_left_out']] == ['sub-02']
