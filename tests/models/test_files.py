@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bids_flair.errors import BidsFlairError, ExitCode
-from bids_flair.models.files import load_model, save_model, shipped_models
+from bids_flair.models.files import SHIPPED, load_model, save_model, shipped_models
 from bids_flair.models.network import Architecture, PatchRegressor
 
 
@@ -75,7 +75,6 @@ def test_a_pickle_is_never_opened(tmp_path):
 
 def test_shipped_models_are_small_and_say_where_they_come_from():
     assert 'default' in shipped_models()
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 20e6
     for name in shipped_models():
-        model = load_model(name)
-        assert {'training_data', 'configuration', 'normalisation'} <= set(model.card)
-        assert sum(p.numel() for p in model.network.parameters()) * 4 < 3e6
+        assert {'training_data', 'configuration', 'normalisation'} <= set(load_model(name).card)
