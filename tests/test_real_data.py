@@ -61,7 +61,6 @@ def test_thick_slices_each_contrast_on_its_own_grid(shared_data, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_t1w_and_diffusion_only(shared_data, tmp_path):
     """dwi-philips: MD of white matter as in textbooks, where the T1w says it is."""
     run(shared_data / 'dwi-philips', tmp_path)

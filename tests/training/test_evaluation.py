@@ -83,7 +83,6 @@ def test_every_subset_at_hand_is_scored():
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_the_default_model_finds_the_lesions_of_a_head_it_never_saw(tmp_path):
     person = read_head(prepare_head(100_001, tmp_path))
     rng = np.random.default_rng([100_000, 1])
