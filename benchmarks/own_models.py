@@ -76,7 +76,8 @@ def _score(args: argparse.Namespace) -> dict[str, dict]:
 
 def _print(way: str, scores: dict[str, dict]) -> None:
     for person, figures in scores.items():
-        told = [str(figures.get(name, 'n/a'))[:5] for name in FIGURES]
+        found = (figures.get(name, 'n/a') for name in FIGURES)
+        told = [value if value == 'n/a' else f'{float(value):.3f}' for value in found]
         print(f'| {way} | {person} | ' + ' | '.join(told) + ' |', flush=True)
 
 

@@ -102,7 +102,7 @@ class Committee(nn.Module):
                 trust *= len(specialist.architecture.inputs) / at_hand
                 found.append((specialist, trust * inputs.presence.all(0)))
         most = [trust.max() for _, trust in found]
-        crowd = sum(most) / max(most, default=1.0) if any(most) else 1.0
+        crowd = sum(most) / max(most) if any(most) else 1.0
         return [(specialist, trust / crowd) for specialist, trust in found]
 
 
