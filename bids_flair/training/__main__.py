@@ -35,10 +35,7 @@ FIRST_TEST = 100_000
 
 def main() -> None:
     """Prepare people, train, score whoever was left out, and write the model."""
-    parser = _parser()
-    args = parser.parse_args()
-    if args.specialists and not args.start:
-        parser.error('--specialists join a model: name it with --start')
+    args = parse()
     logging.basicConfig(level=logging.INFO, format='%(asctime)s %(message)s')
     torch.set_num_threads(args.threads)
     # NumPy's own threads would wait for each other on the small matrices of the simulator.
@@ -116,7 +113,8 @@ def _add_specialists(
     save_model(args.out / f'{args.name}.safetensors', network, card)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; ends the program where it is wrong."""
     parser = argparse.ArgumentParser(prog='python -m bids_flair.training', description=__doc__)
     add = parser.add_argument
     add('--data', type=Path, nargs='*', default=[], help='BIDS derivatives with a FLAIR')
@@ -166,7 +164,10 @@ def _parser() -> argparse.ArgumentParser:
     add('--threads', type=int, default=1)
     add('--device', default='auto', help='auto, cpu, cuda, ... (default: %(default)s)')
     add('--seed', type=int, default=0)
-    return parser
+    args = parser.parse_args(arguments)
+    if args.specialists and not args.start:
+        parser.error('--specialists join a model: name it with --start')
+    return args
 
 
 def _starts_with(name: str, labels: Sequence[str]) -> bool:

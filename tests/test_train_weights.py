@@ -1,0 +1,60 @@
+"""benchmarks/train_weights: hours of work whose commands must be right from the beginning."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bids_flair.training.__main__ import parse
+
+PROGRAM = Path(__file__).parents[1] / 'benchmarks/train_weights'
+# Writes down the arguments it was called with, and the model that they ask for.
+STAND_IN = """#!/usr/bin/env bash
+printf '%s\\n' "$*" >> "$CALLS"
+while (($#)); do
+    case $1 in
+        --out) out=$2 ;;
+        --name) name=$2 ;;
+        participant) mkdir -p "$before" ;;
+    esac
+    before=$1
+    shift
+done
+if [[ -n ${out:-} ]]; then
+    mkdir -p "$out"
+    touch "$out/${name:-model}.safetensors" "$out/scores.json"
+fi
+"""
+
+
+@pytest.fixture
+def calls(tmp_path) -> list[list[str]]:
+    for name in ('python', 'bids_flair'):
+        (tmp_path / name).write_text(STAND_IN)
+        (tmp_path / name).chmod(0o755)
+    log = tmp_path / 'calls'
+    env = os.environ | {'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'CALLS': str(log)}
+    subprocess.run([PROGRAM, tmp_path / 'data', tmp_path / 'out'], env=env, check=True)
+    lines = [line.split() for line in log.read_text().splitlines()]
+    return [line[2:] for line in lines if line[:2] == ['-m', 'bids_flair.training']]
+
+
+def test_every_training_is_one_that_the_program_knows(calls):
+    assert len(calls) == 8
+    for call in calls:
+        parse(call)
+
+
+def test_every_model_to_begin_with_is_one_that_is_made(calls):
+    for call in calls:
+        args = parse(call)
+        for model in filter(None, (args.start, args.abroad)):
+            assert Path(model).exists()
+
+
+def test_everybody_is_left_out_of_one_fold_and_out_of_the_simulated_model(calls):
+    left_out = {args.out.name: args.leave_out for args in map(parse, calls)}
+    folds = left_out['fold-1'] + left_out['fold-2']
+    assert sorted(folds) == sorted(left_out['simulated'])
+    assert left_out['default'] == []
