@@ -187,6 +187,7 @@ def eddy_openmp(arguments: list[str]) -> None:
         assert Path(options['topup'] + '_movpar.txt').exists()
     fixed = series.slicer[..., 0]
     corrected, turned = np.empty(series.shape, np.float32), bvecs.copy()
+    moved = np.zeros((series.shape[3], 2))
     mirrored = np.diag([-1.0 if np.linalg.det(series.affine[:3, :3]) > 0 else 1.0, 1, 1])
     axes = series.affine[:3, :3] / np.sqrt((series.affine[:3, :3] ** 2).sum(0)) @ mirrored
     for number in range(series.shape[3]):
@@ -196,12 +197,14 @@ def eddy_openmp(arguments: list[str]) -> None:
         corrected[..., number] = ndimage.affine_transform(
             np.asarray(moving.dataobj), to_voxels, order=1
         )
+        moved[number, 0] = np.linalg.norm(found[:3, 3])
         turned[:, number] = axes.T @ found[:3, :3].T @ axes @ bvecs[:, number]
     # eddy leaves values below 0 where its splines overshoot.
     corrected[0, 0, 0] = -1
     save(corrected, series.affine, options['out'])
     np.savetxt(options['out'] + '.eddy_rotated_bvecs', turned, fmt='%.8f')
     np.savetxt(options['out'] + '.eddy_parameters', np.zeros((series.shape[3], 16)))
+    np.savetxt(options['out'] + '.eddy_movement_rms', moved)
 
 
 def topup(arguments: list[str]) -> None:

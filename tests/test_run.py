@@ -117,6 +117,8 @@ def test_sidecar_tells_how_it_was_made(finished):
     assert 'bids::sub-01/anat/sub-01_desc-preproc_T1w.nii.gz' in sidecar['Sources']
     assert {r['Contrast'] for r in sidecar['Registrations']} == {'T2w', 'FLAIR', 'dwi'}
     assert all(r['MutualInformation'] > 1 for r in sidecar['Registrations'])
+    # The dolls keep still.
+    assert 0 <= sidecar['HeadMotion']['LargestDisplacementMm'] < 1
     assert set(sidecar['IntensityFactors']) >= {'T1w', 'T2w', 'S0'}
     assert -1 <= sidecar['ScoresInBrain']['ssim'] <= 1
 

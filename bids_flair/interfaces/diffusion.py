@@ -71,6 +71,43 @@ class EstimateMotion(SimpleInterface):
         return runtime
 
 
+class _DescribeMotionInputSpec(BaseInterfaceInputSpec):
+    motion = File(exists=True, xor=['rms'], desc='.npy, (n, 4, 4): b=0 world to world of a volume')
+    rms = File(exists=True, xor=['motion'], desc="eddy's: mm from the first volume, and the last")
+    extra = traits.Int(0, usedefault=True, desc='number of leading volumes that are left out')
+    mask = File(exists=True, mandatory=True, desc='brain mask on the reference grid')
+    transform = File(exists=True, mandatory=True, desc='reference world to b=0 world (ITK)')
+
+
+class _DescribeMotionOutputSpec(TraitedSpec):
+    report = traits.Dict(desc='displacement of the brain in every volume, its mean and largest')
+
+
+class DescribeMotion(SimpleInterface):
+    """How far the head moved, for the sidecar and the report."""
+
+    input_spec = _DescribeMotionInputSpec
+    output_spec = _DescribeMotionOutputSpec
+
+    def _run_interface(self, runtime):
+        from bids_flair.processing.diffusion import brain_displacements
+        from bids_flair.processing.itk import read_itk
+
+        if isdefined(self.inputs.rms):
+            moved = np.loadtxt(self.inputs.rms, ndmin=2)[:, 0]
+        else:
+            to_b0 = read_itk(self.inputs.transform)
+            mask = nib.load(self.inputs.mask)
+            moved = brain_displacements(np.load(self.inputs.motion), mask, to_b0)
+        moved = moved[self.inputs.extra :]
+        self._results['report'] = {
+            'DisplacementsMm': [round(float(mm), 2) for mm in moved],
+            'MeanDisplacementMm': round(float(moved.mean()), 2),
+            'LargestDisplacementMm': round(float(moved.max()), 2),
+        }
+        return runtime
+
+
 class _FitTensorInputSpec(SeriesInputSpec):
     motion = File(exists=True, desc='as EstimateMotion writes it; unset if it is undone already')
     mask = File(exists=True, mandatory=True, desc='brain mask on the reference grid')

@@ -131,6 +131,7 @@ class _DescribeSynthesisInputSpec(BaseInterfaceInputSpec):
     synthesis = traits.Dict(mandatory=True, desc='report of SynthesizeFlair')
     brain = traits.Dict(desc='report of ExtractBrain')
     registrations = traits.List(traits.Dict, desc='reports of RegisterRigid')
+    head_motion = traits.Dict(desc='report of DescribeMotion')
     scores = traits.Dict(desc='of ScoreFlair')
 
 
@@ -147,6 +148,7 @@ class DescribeSynthesis(SimpleInterface):
     def _run_interface(self, runtime):
         registrations = _defined(self.inputs.registrations, [])
         scores = _defined(self.inputs.scores, {})
+        motion = _defined(self.inputs.head_motion, {})
         synthesis, brain = dict(self.inputs.synthesis), dict(_defined(self.inputs.brain, {}))
         warnings = [
             *(f'Brain mask: {text}' for text in brain.pop('Warnings', ())),
@@ -161,6 +163,7 @@ class DescribeSynthesis(SimpleInterface):
             **synthesis,
             **({'BrainMask': brain} if brain else {}),
             'Registrations': [_without(report, 'Warnings') for report in registrations],
+            **({'HeadMotion': motion} if motion else {}),
             'Warnings': warnings,
             **({'ScoresInBrain': _rounded(scores)} if scores else {}),
         }

@@ -12,12 +12,13 @@ from threadpoolctl import threadpool_limits
 
 from bids_flair.processing.gradients import Gradients, read_gradients, unit
 from bids_flair.processing.images import load_checked
-from bids_flair.processing.registration import follow_rigid
+from bids_flair.processing.registration import follow_rigid, mask_points, mean_distance, thin
 from bids_flair.processing.resampling import SPLINE_ORDER
 
 # mm2/s: faster than free water at body temperature is noise.
 LARGEST_MD = 4.0e-3
 FIT_CHUNK = 100_000
+MOTION_POINTS = 2000
 
 
 def load_series(
@@ -63,6 +64,29 @@ def estimate_motion(
         volume = nib.Nifti1Image(np.asarray(dwi.dataobj[..., index], np.float32), dwi.affine)
         motions.append(follow_rigid(b0, volume, mask))
     return np.stack(motions)
+
+
+def brain_displacements(
+    motions: np.ndarray, mask: nib.Nifti1Image, to_b0: np.ndarray
+) -> np.ndarray:
+    """How far each volume's brain lies from where that of the mean b=0 does, in mm.
+
+    Parameters
+    ----------
+    motions : ndarray, shape (n, 4, 4)
+        World of the mean b=0 to world of the volume.
+    mask : Nifti1Image
+        Brain on the reference grid.
+    to_b0 : ndarray, shape (4, 4)
+        World of the reference grid to world of the mean b=0.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        Mean over the brain.
+    """
+    points = apply_affine(to_b0, thin(mask_points(mask), MOTION_POINTS))
+    return np.array([mean_distance(motion, np.eye(4), points) for motion in motions])
 
 
 def fit_maps(

@@ -87,9 +87,9 @@ def register_rigid(
     mask : Nifti1Image
         Brain mask on the grid of `fixed`.
     """
-    points = _mask_points(mask)
+    points = mask_points(mask)
     coarse = tuple(shrink(img, SEARCH_MM) for img in (fixed, moving))
-    search = _Similarity(*coarse, _thin(points, SEARCH_POINTS))
+    search = _Similarity(*coarse, thin(points, SEARCH_POINTS))
     poses = sorted(_poses(points.mean(0), _centre_of_mass(moving)), key=search, reverse=True)
     starts = [np.eye(4), *distinct_poses(poses, search.points, STARTS, APART_MM)]
     ends = [_rigid(*coarse, mask, start, (2, 1), (60, 60), seed) for start in starts]
@@ -114,7 +114,7 @@ def best_of(
     matrices : iterable of ndarray, shape (4, 4)
         Fixed world to moving world (RAS+, mm), whatever program found them.
     """
-    similarity = _Similarity(fixed, moving, _thin(_mask_points(mask), JUDGE_POINTS))
+    similarity = _Similarity(fixed, moving, thin(mask_points(mask), JUDGE_POINTS))
     return _judge(similarity, max((*matrices, np.eye(4)), key=similarity))
 
 
@@ -226,12 +226,13 @@ def _turn(degrees: np.ndarray, centre: np.ndarray) -> np.ndarray:
     return from_matvec(linear, centre - linear @ centre)
 
 
-def _mask_points(mask: nib.Nifti1Image) -> np.ndarray:
+def mask_points(mask: nib.Nifti1Image) -> np.ndarray:
     """World coordinates (n, 3) of the voxels of a mask."""
     return apply_affine(mask.affine, np.argwhere(np.asarray(mask.dataobj) > 0))
 
 
-def _thin(points: np.ndarray, most: int) -> np.ndarray:
+def thin(points: np.ndarray, most: int) -> np.ndarray:
+    """About as many of the points as wanted, evenly taken."""
     return points[:: max(1, len(points) // most)]
 
 

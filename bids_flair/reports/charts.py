@@ -94,6 +94,44 @@ def joint_histogram(acquired: np.ndarray, synthetic: np.ndarray, top: float) -> 
     return _svg(LEFT + side + RIGHT, side + 48, label, parts)
 
 
+def motion_chart(displacements: Sequence[float], usual: float) -> Markup:
+    """Draw how far the head lay from its place in each volume.
+
+    Parameters
+    ----------
+    displacements : sequence of float
+        Millimetres.
+    usual : float
+        Up to which they are no reason to worry.
+    """
+    width, height = 640, 130
+    end = 1.08 * max(*displacements, 1.2 * usual)
+    across = (width - LEFT - RIGHT) / max(len(displacements) - 1, 1)
+    at = [
+        (LEFT + i * across, height - mm / end * (height - 8)) for i, mm in enumerate(displacements)
+    ]
+    limit = height - usual / end * (height - 8)
+    parts = [
+        '<polyline class="trace" points="' + ' '.join(f'{x:.1f},{y:.1f}' for x, y in at) + '"/>',
+        f'<line class="identity" x1="{LEFT}" x2="{width - RIGHT}" y1="{limit:.1f}" '
+        f'y2="{limit:.1f}"/>',
+        f'<path class="frame" d="M{LEFT} 8V{height}H{width - RIGHT}"/>',
+        *(
+            f'<text x="{LEFT - 6}" y="{height - value / end * (height - 8) + 4:.1f}" '
+            f'text-anchor="end">{value:g}</text>'
+            for value in _ticks(end)
+        ),
+        f'<text transform="translate(11 {height / 2}) rotate(-90)" text-anchor="middle">mm</text>',
+        f'<text x="{LEFT}" y="{height + 17}">first volume</text>',
+        f'<text x="{width - RIGHT}" y="{height + 17}" text-anchor="end">last</text>',
+    ]
+    label = (
+        f'Head motion over {len(displacements)} volumes: at most {max(displacements):.1f} mm; '
+        f'usual is below {usual:g} mm on average'
+    )
+    return _svg(width, height + 24, label, parts)
+
+
 def _histogram(values: np.ndarray, end: float, scale: float) -> str:
     counts, edges = np.histogram(values, 120, (0, end))
     tops = BARS_HEIGHT - (BARS_HEIGHT - 6) * counts / max(counts.max(), 1)

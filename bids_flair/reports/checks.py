@@ -12,6 +12,10 @@ LEVELS = ('failed', 'distrust', 'warnings', 'unknown', 'ok')
 # .66 to .75 (card of the default model): what lies well below is not what the model usually makes.
 LEAST_CORRELATION, LEAST_SSIM = 0.75, 0.55
 
+# Millimetres, about a voxel of diffusion: a head that lies so far off on average was restless, and
+# what that does to single slices no registration undoes.
+MOST_MOTION_MM = 2.0
+
 
 class Check(NamedTuple):
     """One thing that was looked at.
@@ -46,6 +50,7 @@ def check_session(session: SessionReport) -> list[Check]:
         _check_inputs(session),
         _check_mask(session),
         *(_check_registration(view) for view in session.registrations),
+        *_check_motion(session),
         *_check_familiarity(session),
         _check_agreement(session),
     ]
@@ -131,6 +136,19 @@ def _check_registration(view: RegistrationView) -> Check:
         else f'match {format_number(peak)} times that of wrong poses (at least 1.3)'
     )
     return Check('warnings' if view.warnings else 'ok', name, finding, 'registration')
+
+
+def _check_motion(session: SessionReport) -> list[Check]:
+    motion = session.head_motion
+    if not motion:
+        return []
+    mean, largest = motion['MeanDisplacementMm'], motion['LargestDisplacementMm']
+    finding = f'{mean:.1f} mm on average, at most {largest:.1f} mm'
+    restless = mean > MOST_MOTION_MM
+    if restless:
+        finding += f' (usual: below {MOST_MOTION_MM:.0f} mm on average)'
+    level = 'warnings' if restless else 'ok'
+    return [Check(level, 'Head motion in the diffusion series', finding, 'motion')]
 
 
 def _check_familiarity(session: SessionReport) -> list[Check]:

@@ -42,6 +42,7 @@ COLUMNS = (
     Figure('corr', 'Correlation', 'with the acquired FLAIR, in the brain'),
     Figure('psnr_db', 'PSNR (dB)', 'with the acquired FLAIR, in the brain'),
     Figure('nrmse', 'NRMSE', 'error over the mean of the acquired FLAIR'),
+    Figure('dwi_motion_mm', 'Head motion (mm)', 'mean displacement in the diffusion series'),
     *(
         Figure(f'{contrast.lower()}_{key}', f'{contrast} {label}', f'registration: {meaning}')
         for contrast in ('T2w', 'dwi', 'FLAIR')
@@ -149,11 +150,12 @@ def strip_plot(rows: Sequence[Row], column: Figure) -> Markup:
     # Points that share a value are spread by a fixed sequence, the same each time.
     heights = 30 + 18 * (np.modf(np.arange(len(rows)) * 0.618)[0] - 0.5)
     far = outliers(values)
-    points = []
-    for row, value, y, out in zip(rows, values, heights, far, strict=True):
-        if math.isfinite(value):
-            x = LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
-            points.append(_point(row, column, value, x, y, bool(out)))
+    places = LEFT + (values - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+    points = [
+        _point(row, column, value, x, y, bool(out))
+        for row, value, x, y, out in zip(rows, values, places, heights, far, strict=True)
+        if math.isfinite(value)
+    ]
     ends = ''.join(
         f'<text x="{x}" y="{HEIGHT - 6}" text-anchor="{anchor}">{format_number(value)}</text>'
         for x, anchor, value in ((LEFT, 'start', low), (WIDTH - RIGHT, 'end', high))
@@ -162,7 +164,18 @@ def strip_plot(rows: Sequence[Row], column: Figure) -> Markup:
         f'<svg class="chart strip" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
         f'height="{HEIGHT}">'
         f'<line class="frame" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="52" y2="52"/>{ends}'
-        f'{"".join(points)}</svg>'
+        f'{_box(places[there])}{"".join(points)}</svg>'
+    )
+
+
+def _box(places: np.ndarray) -> str:
+    """The middle half of the sessions and their median, where there are enough to tell."""
+    if len(places) < FEWEST:
+        return ''
+    left, middle, right = np.percentile(places, [25, 50, 75])
+    return (
+        f'<rect class="half" x="{left:.1f}" y="14" width="{right - left:.1f}" height="32"/>'
+        f'<line class="median" x1="{middle:.1f}" x2="{middle:.1f}" y1="14" y2="46"/>'
     )
 
 
@@ -188,6 +201,7 @@ def _row(session: SessionReport) -> Row:
         'uncertainty': session.uncertainty,
         'brain_volume_l': session.brain.get('VolumeLitres'),
         'mask_dice': session.brain.get('AgreementDice'),
+        'dwi_motion_mm': session.head_motion.get('MeanDisplacementMm'),
         **session.scores,
     }
     for view in session.registrations:

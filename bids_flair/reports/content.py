@@ -83,6 +83,9 @@ class SessionReport:
         and the levels they are of under 'Levels'.
     factors
         Per contrast, what its values were divided by.
+    head_motion
+        'DisplacementsMm' of the brain in each volume of the diffusion series from where its mean
+        b=0 shows it, 'MeanDisplacementMm' and 'LargestDisplacementMm'; empty without a series.
     """
 
     participant: str
@@ -109,6 +112,7 @@ class SessionReport:
     uncertainty: float | None = None
     intensities: Mapping[str, Any] = field(default_factory=dict)
     factors: Mapping[str, float] = field(default_factory=dict)
+    head_motion: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

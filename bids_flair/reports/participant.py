@@ -16,8 +16,13 @@ from PIL import Image
 from scipy.ndimage import binary_dilation
 
 from bids_flair.processing.resampling import resample
-from bids_flair.reports.charts import count_outside, intensity_chart, joint_histogram
-from bids_flair.reports.checks import check_session, collect_warnings, judge
+from bids_flair.reports.charts import (
+    count_outside,
+    intensity_chart,
+    joint_histogram,
+    motion_chart,
+)
+from bids_flair.reports.checks import MOST_MOTION_MM, check_session, collect_warnings, judge
 from bids_flair.reports.content import FailedSession, RegistrationView, SessionReport
 from bids_flair.reports.figures import (
     DIFFERENCE,
@@ -179,6 +184,7 @@ def _describe(session: SessionReport | FailedSession, width: int) -> dict[str, o
         'std': session.std and _show_uncertainty(load(session.std), layout),
         'scores': _score_rows(session, load, layout),
         'joint': _joint(session, load, layout),
+        'motion': _motion(session),
         'intensities': _intensities(session, load, layout),
     }
 
@@ -317,6 +323,11 @@ def _joint(session: SessionReport, load: Loader, layout: Layout) -> Markup | Non
         return None
     pair = acquired[covered], synthetic[covered]
     return joint_histogram(*pair, top=float(np.percentile(np.concatenate(pair), 99.9)))
+
+
+def _motion(session: SessionReport) -> Markup | None:
+    moved = session.head_motion.get('DisplacementsMm')
+    return motion_chart(moved, MOST_MOTION_MM) if moved else None
 
 
 def _intensities(session: SessionReport, load: Loader, layout: Layout) -> list[dict[str, object]]:

@@ -129,6 +129,7 @@ def _findings(sidecar: dict[str, Any]) -> dict[str, Any]:
         'uncertainty': sidecar.get('MedianUncertainty'),
         'intensities': sidecar.get('IntensityQuantiles', {}),
         'factors': sidecar['IntensityFactors'],
+        'head_motion': sidecar.get('HeadMotion', {}),
     }
 
 

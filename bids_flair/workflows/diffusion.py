@@ -59,6 +59,8 @@ def init_diffusion_wf(
         Reference world to b=0 world (ITK text).
     report, trusted
         The registration's scores, and whether the maps may be used.
+    head_motion
+        How far the brain moved during the series; none where that was undone before.
     """
     workflow = LiterateWorkflow(name=name)
     workflow.__desc__ = (
@@ -72,7 +74,7 @@ def init_diffusion_wf(
     fields = [*series, 'position', 'reference', 'mask']
     inputnode = pe.Node(niu.IdentityInterface(fields), name='inputnode')
     outputnode = pe.Node(
-        niu.IdentityInterface(['md', 'fa', 's0', 'transform', 'report', 'trusted']),
+        niu.IdentityInterface(['md', 'fa', 's0', 'transform', 'report', 'trusted', 'head_motion']),
         name='outputnode',
     )
     registration_wf = (
@@ -112,4 +114,6 @@ def init_diffusion_wf(
             ('outputnode.trusted', 'trusted'),
         ]),
     ])  # fmt: skip
+    if not prepared_by:
+        workflow.connect(tensor_wf, 'outputnode.head_motion', outputnode, 'head_motion')
     return workflow

@@ -168,6 +168,8 @@ class _SessionBuilder:
             setattr(diffusion_wf.inputs.inputnode, field, path)
         self._set_position(diffusion_wf, 'dwi')
         self.workflow.connect(self._mean_b0(), 'out_file', diffusion_wf, 'inputnode.b0')
+        if not self._prepared_by('dwi'):
+            self._to_synthesis(diffusion_wf, 'outputnode.head_motion', 'head_motion')
         return diffusion_wf
 
     def _given_maps(self) -> LiterateWorkflow:

@@ -52,6 +52,8 @@ def init_synthesis_wf(
         If there are any: list of reports, as :func:`init_alignment_wf` and
         :func:`init_diffusion_wf` give them; images of contrasts that could not be registered are
         left out.
+    head_motion
+        If there was a diffusion series: as :func:`init_diffusion_wf` gives it.
     acquired, acquired_trusted
         If `scored`: acquired FLAIR on the reference grid, and whether its registration held.
 
@@ -69,10 +71,10 @@ def init_synthesis_wf(
         'regresses each voxel on its neighbourhood, after Build-A-FLAIR [@buildaflair] '
         f'(model "{model}"). '
     )
+    reports = ('brain_report', 'registrations', 'head_motion')
     targets = ('acquired', 'acquired_trusted') if scored else ()
     inputnode = pe.Node(
-        niu.IdentityInterface([*images, 'mask', 'brain_report', 'registrations', *targets]),
-        name='inputnode',
+        niu.IdentityInterface([*images, 'mask', *reports, *targets]), name='inputnode'
     )
     made = ('flair', 'low', 'high', 'std', 'mask')
     outputnode = pe.Node(niu.IdentityInterface([*made, 'metadata']), name='outputnode')
@@ -94,7 +96,10 @@ def init_synthesis_wf(
         (inputnode, untrusted, [('registrations', 'registrations')]),
         (inputnode, synthesize, [(image, image) for image in [*images, 'mask']]),
         (untrusted, synthesize, [('names', 'untrusted')]),
-        (inputnode, describe, [('brain_report', 'brain'), ('registrations', 'registrations')]),
+        (inputnode, describe, [
+            ('brain_report', 'brain'), ('registrations', 'registrations'),
+            ('head_motion', 'head_motion'),
+        ]),
         (synthesize, describe, [('report', 'synthesis')]),
         (synthesize, outputnode, [(name, name) for name in made]),
         (describe, outputnode, [('metadata', 'metadata')]),

@@ -7,7 +7,12 @@ from nibabel.affines import from_matvec
 from scipy.spatial.transform import Rotation
 
 from bids_flair.errors import BidsFlairError, ExitCode
-from bids_flair.processing.diffusion import fit_maps, load_series, turn_gradients
+from bids_flair.processing.diffusion import (
+    brain_displacements,
+    fit_maps,
+    load_series,
+    turn_gradients,
+)
 from bids_flair.processing.gradients import Gradients, read_gradients, write_gradients
 
 SHAPE = (12, 13, 14)
@@ -170,3 +175,18 @@ def test_of_an_affine_motion_only_the_turn_turns_the_gradients():
     turned = turn_gradients(gradients, np.array([0, 1]), np.stack([stretched] * 2))
     np.testing.assert_allclose(turned.directions[1], turn.T @ gradients.directions[1], atol=1e-9)
     assert (turned.directions[0] == 0).all()
+
+
+def test_a_brain_that_turns_about_itself_moves_less_than_its_nodding_head(tmp_path):
+    """Displacements are those of the brain, where the series has it, not of the origin."""
+    brain = np.zeros((20, 20, 20), np.uint8)
+    brain[5:15, 5:15, 5:15] = 1
+    mask = nib.Nifti1Image(brain, from_matvec(np.eye(3), (91, -10, -10)))
+    to_b0 = from_matvec(np.eye(3), (-100, 0, 0))
+    shift = from_matvec(np.eye(3), (0, 3, 4))
+    turn = from_matvec(Rotation.from_euler('z', 10, degrees=True).as_matrix())
+    still, shifted, turned = brain_displacements(np.stack([np.eye(4), shift, turn]), mask, to_b0)
+    assert still == 0
+    assert shifted == pytest.approx(5)
+    # Mean distance from the middle of a square of 10 mm is .38 of its side.
+    assert turned == pytest.approx(np.radians(10) * 3.8, rel=0.05)

@@ -108,6 +108,11 @@ def session(head) -> SessionReport:
         unfamiliarity=0.4,
         intensities={'Levels': LEVELS, 'T1w': quantiles(0.0), 'T2w': quantiles(3.0)},
         factors={'T1w': 300.0, 'T2w': 300.0},
+        head_motion={
+            'DisplacementsMm': [0.0, 1.5, 0.6],
+            'MeanDisplacementMm': 0.7,
+            'LargestDisplacementMm': 1.5,
+        },
     )
 
 

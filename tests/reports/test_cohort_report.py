@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ def write_sidecar(folder: Path, label: str, *, unfamiliarity=0.3, ssim=None, war
         'Registrations': [
             {'Contrast': 'T2w', 'Trusted': True, 'Peak': 5.0 + unfamiliarity, 'Overlap': 0.98}
         ],
+        'HeadMotion': {'MeanDisplacementMm': 0.4, 'LargestDisplacementMm': 1.1},
         'Warnings': list(warnings),
     }
     if ssim is not None:
@@ -61,7 +63,8 @@ def test_the_table_holds_every_session_and_figure(cohort):
     assert rows['sub-01'] == {
         'participant_id': 'sub-01', 'session_id': 'n/a', 'verdict': 'ok', 'inputs': 'T1w + T2w',
         'unfamiliarity': '0.22', 'uncertainty': '0.1', 'brain_volume_l': '1.4',
-        'mask_dice': '0.96', 'ssim': '0.7', 'corr': '0.9', 'psnr_db': '22', 'nrmse': '0.1',
+        'mask_dice': '0.96', 'dwi_motion_mm': '0.4',
+        'ssim': '0.7', 'corr': '0.9', 'psnr_db': '22', 'nrmse': '0.1',
         't2w_peak': '5.22', 't2w_overlap': '0.98',
     }  # fmt: skip
     assert (rows['sub-07']['verdict'], rows['sub-07']['ssim']) == ('distrust', 'n/a')
@@ -129,3 +132,19 @@ def test_in_a_browser_the_table_sorts_and_an_outlier_opens_its_report(browser, c
     assert browser.requests() == [(cohort / 'group_FLAIR.html').as_uri()]
     browser.click_at('.far', 0.5, 0.5)
     browser.wait("document.title === 'sub-07'")
+
+
+def test_a_box_spans_the_middle_half_of_the_sessions(cohort):
+    plots = (cohort / 'group_FLAIR.html').read_text().split('<figure>')
+    familiar, motion = (
+        next(plot for plot in plots if f'<strong>{label}</strong>' in plot)
+        for label in ('Unfamiliarity', 'Head motion (mm)')
+    )
+    found = [float(x) for x in re.findall(r'<circle class="near" cx="([\d.]+)"', familiar)]
+    found += [float(x) for x in re.findall(r'<path class="far" d="M([\d.]+) ', familiar)]
+    left, width = re.search(
+        r'class="half" x="([\d.]+)" y="14" width="([\d.]+)"', familiar
+    ).groups()
+    quartiles = np.percentile(found, [25, 75])
+    np.testing.assert_allclose([float(left), float(left) + float(width)], quartiles, atol=0.2)
+    assert 'class="half"' in motion

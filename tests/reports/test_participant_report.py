@@ -15,7 +15,7 @@ from bids_flair.reports.checks import check_session, judge
 from bids_flair.reports.content import FailedSession, RegistrationView
 from bids_flair.reports.participant import write_report
 
-SHAPES = {'line', 'rect', 'circle', 'path', 'image', 'polygon'}
+SHAPES = {'line', 'polyline', 'rect', 'circle', 'path', 'image', 'polygon'}
 # A label belongs to one of them; the official validator refuses a second.
 LABELLED = {'button', 'input', 'meter', 'output', 'progress', 'select', 'textarea'}
 VOID = {'meta', 'img', 'input', 'br', 'hr', 'link', *SHAPES}
@@ -128,6 +128,7 @@ def test_verdict_and_warnings_come_before_any_picture(tmp_path, session):
         (['alone'], 'ok', 'no acquired FLAIR to compare with'),
         (['warned'], 'warnings', 'Look first at: Registration of FLAIR'),
         (['unlike'], 'warnings', 'Agreement with the acquired FLAIR'),
+        (['restless'], 'warnings', 'Look first at: Head motion in the diffusion series'),
         (['warned', 'strange'], 'distrust', 'unfamiliarity 2.15'),
         (['strange', 'failed'], 'failed', 'for 1 of 2 sessions'),
         (['failed'], 'failed', 'There is none.'),
@@ -141,6 +142,7 @@ def test_the_verdict_is_the_worst_that_happened(session, kinds, level, advice):
         'alone': replace(clean, scores={}),
         'warned': session,
         'unlike': replace(clean, scores={'ssim': 0.4, 'corr': 0.9}),
+        'restless': replace(clean, head_motion={**session.head_motion, 'MeanDisplacementMm': 2.5}),
         'strange': replace(clean, unfamiliarity=2.15),
         'failed': FAILED,
     }
@@ -163,6 +165,7 @@ def test_inputs_scores_and_details_are_listed(write, session):
         'made from T1w, T2w; not found: dwi',
         'unfamiliarity 0.40; up to 1 is like the training',
         'T1w : 0 of 3 quantiles outside',
+        'on average 0.7 mm, at most 1.5 mm',
         'T2w : 3 of 3 quantiles outside',
         '✓ found sub-01/anat/sub-01_T2w.nii.gz',
         'dwi – not found',

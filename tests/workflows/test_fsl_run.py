@@ -118,6 +118,7 @@ def test_what_was_used_is_recorded(finished, fsldir):
     assert sidecar['PackageVersions']['FSL'] == number
     assert sidecar['SynthesisInputs'] == ['T1w', 'T2w', 'MD', 'FA', 'S0']
     assert all(report['Trusted'] for report in sidecar['Registrations'])
+    assert 0 <= sidecar['HeadMotion']['LargestDisplacementMm'] < 1  # the dolls keep still
     (program,) = json.loads((out / 'dataset_description.json').read_text())['GeneratedBy']
     assert program['Description'].startswith(f'backend fsl: FSL {number}')
     text = (out / 'logs' / 'CITATION.md').read_text()

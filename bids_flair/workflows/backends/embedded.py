@@ -8,7 +8,7 @@ from niworkflows.engine.workflows import LiterateWorkflow
 
 from bids_flair.bids.acquisition import Acquisition
 from bids_flair.interfaces.anatomical import ExtractBrain
-from bids_flair.interfaces.diffusion import EstimateMotion, FitTensor
+from bids_flair.interfaces.diffusion import DescribeMotion, EstimateMotion, FitTensor
 from bids_flair.interfaces.registration import RegisterRigid
 
 NAME = 'embedded'
@@ -114,6 +114,8 @@ def init_tensor_wf(
     -------
     md, fa, s0
         On the reference grid; MD in mm2/s.
+    head_motion
+        How far the brain moved, unless the series was prepared.
     """
     workflow = LiterateWorkflow(name=name)
     before = (
@@ -128,7 +130,9 @@ def init_tensor_wf(
     )
     fields = ['dwi', 'bval', 'bvec', 'b0', 'mask', 'transform']
     inputnode = pe.Node(niu.IdentityInterface(fields), name='inputnode')
-    outputnode = pe.Node(niu.IdentityInterface(['md', 'fa', 's0']), name='outputnode')
+    outputnode = pe.Node(
+        niu.IdentityInterface(['md', 'fa', 's0', 'head_motion']), name='outputnode'
+    )
     fit = pe.Node(
         FitTensor(num_threads=omp_nthreads), name='fit_tensor', n_procs=omp_nthreads, mem_gb=3.0
     )
@@ -138,8 +142,12 @@ def init_tensor_wf(
     ])  # fmt: skip
     if not prepared_by:
         motion = pe.Node(EstimateMotion(), name='estimate_motion', mem_gb=1.0)
+        describe = pe.Node(DescribeMotion(), name='describe_motion', run_without_submitting=True)
         workflow.connect([
             (inputnode, motion, [(field, field) for field in fields]),
             (motion, fit, [('motion', 'motion')]),
+            (motion, describe, [('motion', 'motion')]),
+            (inputnode, describe, [('mask', 'mask'), ('transform', 'transform')]),
+            (describe, outputnode, [('report', 'head_motion')]),
         ])  # fmt: skip
     return workflow

@@ -8,6 +8,7 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow
 
 from bids_flair.bids.acquisition import Acquisition
+from bids_flair.interfaces.diffusion import DescribeMotion
 from bids_flair.interfaces.fsl import (
     ChooseBrain,
     ChooseTransform,
@@ -173,6 +174,8 @@ def init_tensor_wf(
     -------
     md, fa, s0
         On the reference grid; MD in mm2/s.
+    head_motion
+        How far the brain moved, unless the series was prepared.
     """
     workflow = LiterateWorkflow(name=name)
     workflow.__postdesc__ = (
@@ -183,7 +186,9 @@ def init_tensor_wf(
     fields = ['dwi', 'bval', 'bvec', 'b0', 'mask', 'transform']
     topup = ['field', 'movement']
     inputnode = pe.Node(niu.IdentityInterface([*fields, *topup]), name='inputnode')
-    outputnode = pe.Node(niu.IdentityInterface(['md', 'fa', 's0']), name='outputnode')
+    outputnode = pe.Node(
+        niu.IdentityInterface(['md', 'fa', 's0', 'head_motion']), name='outputnode'
+    )
     unwarps = bool(acquisition.opposite) and has_topup()
     prepare = pe.Node(
         PrepareSeries(axis=acquisition.axis, readout_s=acquisition.readout_s, even=unwarps),
@@ -218,10 +223,16 @@ def init_tensor_wf(
     )
     given = [*series, 'mask', 'acquisition', 'index']
     corrected = [*series, *([] if has_eddy() else ['motion'])]
+    moved = 'rms' if has_eddy() else 'motion'
+    describe = pe.Node(DescribeMotion(), name='describe_motion', run_without_submitting=True)
     workflow.connect([
         (prepare, correct_wf, [(field, f'inputnode.{field}') for field in given]),
         (inputnode, correct_wf, [(field, f'inputnode.{field}') for field in topup if unwarps]),
         (correct_wf, resample, [(f'outputnode.{field}', field) for field in corrected]),
+        (correct_wf, describe, [(f'outputnode.{moved}', moved)]),
+        (prepare, describe, [('extra', 'extra')]),
+        (inputnode, describe, [('mask', 'mask'), ('transform', 'transform')]),
+        (describe, outputnode, [('report', 'head_motion')]),
     ])  # fmt: skip
     return workflow
 

@@ -66,11 +66,15 @@ def init_eddy_wf(
     -------
     series, bval, bvec
         Corrected; the directions turned with the head.
+    rms
+        How far the head moved in every volume, as eddy writes it.
     """
     workflow = LiterateWorkflow(name=name)
     workflow.__desc__ = _eddy_prose(acquisition, unwarps)
     inputnode = pe.Node(niu.IdentityInterface([*GIVEN, 'field', 'movement']), name='inputnode')
-    outputnode = pe.Node(niu.IdentityInterface(['series', 'bval', 'bvec']), name='outputnode')
+    outputnode = pe.Node(
+        niu.IdentityInterface(['series', 'bval', 'bvec', 'rms']), name='outputnode'
+    )
     # Nipype expects eddy's output compressed whatever it is told. Few directions, or those of
     # half a sphere, want the second-level model. Shells need not be told apart for one fit.
     eddy = command(
@@ -85,7 +89,10 @@ def init_eddy_wf(
             ('acquisition', 'in_acqp'), ('index', 'in_index'),
         ]),
         (inputnode, outputnode, [('bval', 'bval')]),
-        (correct, outputnode, [('out_corrected', 'series'), ('out_rotated_bvecs', 'bvec')]),
+        (correct, outputnode, [
+            ('out_corrected', 'series'), ('out_rotated_bvecs', 'bvec'),
+            ('out_movement_rms', 'rms'),
+        ]),
     ])  # fmt: skip
     if unwarps:
         workflow.connect([
