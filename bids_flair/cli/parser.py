@@ -286,7 +286,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         '--fine-tune',
         metavar='NAME|PATH',
-        help='train a specialist for your scanner that joins this model, such as default',
+        help='train specialists for your scanner that join this model, such as default',
     )
     group.add_argument(
         '--compare',

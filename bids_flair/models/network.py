@@ -82,7 +82,7 @@ class PatchRegressor(Regressor):
     ) -> tuple[Tensor, Tensor]:
         """As :meth:`Regressor.forward`; no gradient flows from the reach into shared layers."""
         pyramid = self._pyramid(x)
-        adapt = self._adapt(style)
+        adapt = self.adapt(style)
         coarse = None
         for i in reversed(range(1, len(pyramid))):
             seen = _trim(pyramid[i], self._excess(i, margin=1))
@@ -92,7 +92,7 @@ class PatchRegressor(Regressor):
         features = F.relu(features.flatten(0, -2))
         return self.mean(features)[:, 0], self.reach(features.detach())
 
-    def _adapt(self, style: Tensor) -> Tensor:
+    def adapt(self, style: Tensor) -> Tensor:
         """A gain and an offset per feature and level: (N, levels, 2, width)."""
         present = torch.isfinite(style)
         centred = (style - self.centres[:, 0, 0]) / self.spreads[:, 0, 0]

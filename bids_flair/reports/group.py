@@ -191,13 +191,17 @@ def _curves(file: Path, trained: Mapping[str, Trained]) -> Picture:
     only = len(trained) == 1
     dashes = itertools.cycle(DASHES)
     for name, one in trained.items():
-        history = np.array([(line.epoch, line.loss, line.validation) for line in one.history])
-        epochs, loss, validation = _thinned(history, CURVE_POINTS).T
-        if only:
-            axes.plot(epochs, loss, '.-', label='training loss')
-        if np.isfinite(validation).any():
-            label = 'validation error' if only else name
-            axes.plot(epochs, validation, linestyle=next(dashes), label=label)
+        networks = sorted({line.network for line in one.history})
+        for network in networks:
+            lines = [line for line in one.history if line.network == network]
+            history = np.array([(line.epoch, line.loss, line.validation) for line in lines])
+            epochs, loss, validation = _thinned(history, CURVE_POINTS).T
+            which = f', network {network}' if len(networks) > 1 else ''
+            if only:
+                axes.plot(epochs, loss, '.-', label=f'training loss{which}')
+            if np.isfinite(validation).any():
+                label = f'validation error{which}' if only else name
+                axes.plot(epochs, validation, linestyle=next(dashes), label=label)
     what = 'error' if only else 'validation error'
     axes.set(xlabel='epoch', ylabel=what, yscale='log')
     figure.legend(loc='outside right upper', fontsize='small', frameon=False)

@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from bids_flair.training.evaluation import calibrate, evaluate, without_curves
 from bids_flair.training.fit import Training, fit
 from bids_flair.training.rendering import SimulatedPerson, draw_site, prepare_head, read_head
 from bids_flair.training.sampling import Sampling, draw_styles
-from bids_flair.training.specialist import architecture_for, join, train_specialist
+from bids_flair.training.specialist import architecture_for, join, train_specialists
 
 LOGGER = logging.getLogger('bids_flair.training')
 STYLES = 2000
@@ -90,20 +89,25 @@ def _add_specialists(
     device, trained = pick_device(args.device), []
     abroad = load_model(args.abroad) if args.abroad else None
     network = Committee(start.network, abroad=abroad and abroad.network)
-    for (i, people), twin in product(enumerate(real), range(args.specialists)):
+    for i, people in enumerate(real):
         training = Training(
             steps=args.steps,
-            seed=args.seed + twin,
+            seed=args.seed,
             learning_rate=args.learning_rate,
             structure=args.structure,
             architecture=architecture_for(people, network.architecture.inputs),
             sampling=Sampling(real=1.0, drop=False, foreign=0.0),
         )
-        checkpoint = args.out / f'checkpoint-{i}-{twin}.safetensors'
-        fitted = train_specialist(people, training, checkpoint, device)
-        network = join(network, fitted.network, people)
+        checkpoint = args.out / f'checkpoint-{i}.safetensors'
+        fitted = train_specialists(
+            people, start.network, training, args.specialists, checkpoint, device
+        )
+        for one in fitted:
+            network = join(network, one.network, people)
         names = [person.name for person in people]
-        trained.append({'people': names, 'configuration': asdict(training)})
+        trained.append(
+            {'people': names, 'networks': len(fitted), 'configuration': asdict(training)}
+        )
     scores = [evaluate(network, p.name, p.whole(), device) for p in left_out]
     scores += _score_simulated(network, args.test_simulated, cache, device)
     (args.out / 'scores.json').write_text(json.dumps(scores) + '\n')

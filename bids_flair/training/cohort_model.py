@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from bids_flair import __version__
 from bids_flair.errors import BidsFlairError, ExitCode
+from bids_flair.models.committee import Committee
 from bids_flair.models.files import Model, load_model, replace_file, save_model
 from bids_flair.models.inference import predict
 from bids_flair.models.network import Architecture
@@ -31,6 +33,7 @@ from bids_flair.training.specialist import (
     join,
     remember_styles,
     train_specialist,
+    train_specialists,
 )
 
 LOGGER = logging.getLogger(__name__)
@@ -40,6 +43,8 @@ DEFAULTS = {
     'default': (40, 4, 3e-3),
     'build-a-flair': (500, 100, 1e-4),
 }
+# Networks with which --fine-tune adds to a model.
+SPECIALISTS = 2
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Plan:
     dropout, literal
         Of build-a-flair: see :mod:`bids_flair.models.paper`.
     start : str
-        Model that the network joins as a specialist for its own scanner, or ''.
+        Model that the networks join as specialists for their own scanner, or ''.
     patience : int or None
         Epochs without a smaller validation error after which the training ends.
     seed : int
@@ -112,12 +117,15 @@ def train_model(
     _remember_plan(plan, people, checkpoint.with_name('plan.json'))
     people = replace(people, training=share_samples(people.training))
     start = load_model(plan.start) if plan.start else None
-    if plan.recipe == 'build-a-flair':
+    network: Predictor
+    if start is not None:
+        network, history = _fine_tune(
+            plan, architecture, start.network, people, checkpoint, device, world
+        )
+    elif plan.recipe == 'build-a-flair':
         network, history = _fit_paper(plan, people, checkpoint, world)
     else:
         network, history = _fit_default(plan, architecture, people, checkpoint, device, world)
-    if start is not None:
-        network = join(start.network, network, people.training)
     calibration = _calibrate(network, plan, people.validation, device, start)
     scored = people.holdout or people.validation
     scores = [_score(network, plan, person, device) for person in scored]
@@ -128,9 +136,7 @@ def train_model(
     model = save_model(weights, network, card)
     write_history(folder / 'history.tsv', history)
     write_scores(folder / 'scores.tsv', scores)
-    for file in (checkpoint, checkpoint.with_name('plan.json')):
-        file.unlink(missing_ok=True)
-    checkpoint.parent.rmdir()
+    shutil.rmtree(checkpoint.parent)
     return Trained(model, history, scored, scores)
 
 
@@ -145,7 +151,7 @@ def synthesise(trained: Trained, person: Person, device: torch.device) -> np.nda
 def write_history(path: Path, history: Sequence[Epoch]) -> None:
     """Write one line per epoch."""
     rows = [asdict(line) for line in history]
-    _write_table(path, rows, ['epoch', 'loss', 'validation', 'samples_per_s'])
+    _write_table(path, rows, ['network', 'epoch', 'loss', 'validation', 'samples_per_s'])
 
 
 def write_scores(path: Path, scores: Sequence[dict[str, Any]]) -> None:
@@ -238,7 +244,36 @@ def _fit_default(
     device: torch.device,
     world: World,
 ) -> tuple[Regressor, list[Epoch]]:
-    training = Training(
+    validation = next(iter(people.validation), None)
+    training = _training(plan, architecture)
+    fitted = train_specialist(people.training, training, checkpoint, device, validation, world)
+    return fitted.network, fitted.history
+
+
+def _fine_tune(
+    plan: Plan,
+    architecture: Architecture,
+    start: Regressor | Committee,
+    people: People,
+    checkpoint: Path,
+    device: torch.device,
+    world: World,
+) -> tuple[Committee, list[Epoch]]:
+    """Specialists for the cohort's scanner, who join the model that one begins with."""
+    validation = next(iter(people.validation), None)
+    fitted = train_specialists(
+        people.training, start, _training(plan, architecture), SPECIALISTS, checkpoint, device,
+        validation, world,
+    )  # fmt: skip
+    network, history = start, []
+    for number, one in enumerate(fitted, 1):
+        network = join(network, one.network, people.training)
+        history += [replace(line, network=number) for line in one.history]
+    return network, history
+
+
+def _training(plan: Plan, architecture: Architecture) -> Training:
+    return Training(
         steps=plan.epochs * EPOCH_STEPS,
         seed=plan.seed,
         learning_rate=plan.learning_rate,
@@ -246,9 +281,6 @@ def _fit_default(
         architecture=architecture,
         sampling=_sampling(plan),
     )
-    validation = next(iter(people.validation), None)
-    fitted = train_specialist(people.training, training, checkpoint, device, validation, world)
-    return fitted.network, fitted.history
 
 
 def _sampling(plan: Plan) -> Sampling:

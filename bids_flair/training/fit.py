@@ -97,7 +97,9 @@ def fit(
 
     # A GPU is done before one thread has drawn the next blocks.
     threads = 1 if device.type == 'cpu' else DRAWING_THREADS
-    for batch in draw_ahead(draw, range(state.step, training.steps), threads):
+    done = exhausted(state.history, training.patience)
+    steps = range(state.step, state.step if done else training.steps)
+    for batch in draw_ahead(draw, steps, threads):
         loss = _step(state, batch.to(device), training, world)
         refuse_nan(loss, batch.people)
         state.sums[0] += loss

@@ -27,12 +27,15 @@ class Epoch:
         Error on the validation participant; NaN where there is none.
     samples_per_s : float
         Voxels that were trained on, per second.
+    network : int
+        Which of several that are trained one after the other, from 1.
     """
 
     epoch: int
     loss: float
     validation: float
     samples_per_s: float
+    network: int = 1
 
 
 class Clock:

@@ -1,6 +1,7 @@
-"""Train a network for one scanner, which joins a network for all of them."""
+"""Train networks for one scanner, which join a network for all of them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.models.committee import Committee, relations
 from bids_flair.models.familiarity import Familiarity
-from bids_flair.models.network import Architecture
+from bids_flair.models.network import Architecture, PatchRegressor
 from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.models.regressor import Regressor
 from bids_flair.training.corpus import Person
@@ -18,6 +19,72 @@ from bids_flair.training.fit import CPU, Fitted, Training, fit
 from bids_flair.training.sampling import Sampling, draw_styles
 
 STYLES = 1000
+SCANNER_STYLES = 200
+# What a network keeps of each of its inputs.
+OF_INPUTS = ('centres', 'spreads', 'style_mean', 'style_covariance', 'style_limits')
+
+
+def train_specialists(
+    people: Sequence[Person],
+    start: Regressor | Committee,
+    training: Training,
+    count: int,
+    checkpoint: Path,
+    device: torch.device = CPU,
+    validation: Person | None = None,
+    world: World = ALONE,
+) -> list[Fitted]:
+    """Fit several networks to people of one scanner, whose mean is better than any of them.
+
+    They begin with random weights, of one seed after the other; the last of several with what
+    the general network of ``start`` makes of this scanner, which errs elsewhere than the others.
+    ``checkpoint`` names theirs, a number before its suffix.
+    """
+    general = start.generalist if isinstance(start, Committee) else start
+    fitted = []
+    for twin in range(count):
+        begin = None
+        if twin and twin == count - 1 and isinstance(general, PatchRegressor):
+            begin = specialised(general, people, training)
+        fitted.append(
+            train_specialist(
+                people,
+                replace(training, seed=training.seed + twin),
+                checkpoint.with_stem(f'{checkpoint.stem}-{twin}'),
+                device,
+                validation,
+                world,
+                begin,
+            )
+        )
+    return fitted
+
+
+def specialised(
+    general: PatchRegressor, people: Sequence[Person], training: Training
+) -> PatchRegressor:
+    """The general network as it answers on one scanner, in the shape of a specialist.
+
+    Of its inputs, those that a specialist has not are cut out: absent, they were 0. Its gains and
+    offsets for the style of the scanner become part of the layer that they follow.
+    """
+    names = training.architecture.inputs
+    known = general.architecture.inputs
+    chosen = [known.index(name) for name in names]
+    styles = draw_styles([people], [], training.sampling, names, training.seed, SCANNER_STYLES)
+    style = torch.full((1, len(known), styles.shape[-1]), torch.nan)
+    style[0, chosen] = torch.from_numpy(styles.mean(0)).float()
+    network = PatchRegressor(replace(general.architecture, inputs=names, style=0))
+    weights, own = general.state_dict(), network.state_dict()
+    own |= {key: weights[key] for key in own if key in weights and key not in OF_INPUTS}
+    with torch.no_grad():
+        for i, (gain, offset) in enumerate(general.adapt(style)[0]):
+            patch, widen = f'levels.{i}.patch.weight', f'levels.{i}.widen'
+            own[patch] = weights[patch][:, [*chosen, *(len(known) + c for c in chosen)]]
+            own[f'{widen}.weight'] = weights[f'{widen}.weight'] * (1 + gain)[:, None]
+            own[f'{widen}.bias'] = weights[f'{widen}.bias'] * (1 + gain) + offset
+    network.load_state_dict(own)
+    return network
 
 
 def train_specialist(
@@ -27,6 +94,7 @@ def train_specialist(
     device: torch.device = CPU,
     validation: Person | None = None,
     world: World = ALONE,
+    start: PatchRegressor | None = None,
 ) -> Fitted:
     """Fit a network to people of one scanner as that scanner shows them.
 
@@ -39,6 +107,7 @@ def train_specialist(
         training,
         checkpoint,
         device=device,
+        start=start,
         validation=validation,
         world=world,
     )

@@ -228,7 +228,11 @@ def test_the_sets_of_table_1_have_a_name(cohort, tmp_path, capsys):
     assert 'sub-4' not in said.split('holdout')[0].split('training:')[1]
 
 
-def test_fine_tuning_adds_a_specialist_that_is_heard_on_its_own_scanner(cohort, tmp_path):
+def test_fine_tuning_adds_specialists_that_are_heard_on_their_own_scanner(
+    cohort, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(fit, 'EPOCH_STEPS', 4)
+    monkeypatch.setattr(cohort_model, 'EPOCH_STEPS', 4)
     out = tmp_path / 'out'
     options = (
         '--model-name',
@@ -247,16 +251,19 @@ def test_fine_tuning_adds_a_specialist_that_is_heard_on_its_own_scanner(cohort, 
     kept = tuned.network.generalist.state_dict()
     general = getattr(shipped.network, 'generalist', shipped.network).state_dict()
     assert all(torch.equal(kept[key], value) for key, value in general.items())
-    own = tuned.network.specialists[-1]
-    assert own.architecture.inputs == ('T1w', 'T2w')
+    assert len(tuned.network.specialists) == len(shipped.network.specialists) + 2
+    own = list(tuned.network.specialists)[-2:]
+    assert all(one.architecture.inputs == ('T1w', 'T2w') for one in own)
+    history = read_table(out / 'models/tuned/history.tsv')
+    assert [(row['network'], row['epoch']) for row in history] == [('1', '1'), ('2', '1')]
     brain = nib.load(cohort / 'sub-3/anat/sub-3_desc-brain_mask.nii.gz').get_fdata() > 0
     seen = normalise({k: image.get_fdata() for k, image in images.items()}, brain)
     heard = {voice.network: voice.weight for voice in tuned.network.voices(seen, brain)}
-    assert heard[own].max() == pytest.approx(SHARE)
+    assert sum(heard[one].max() for one in own) == pytest.approx(SHARE)
     faint = seen.values.copy()
     faint[0] = 1 + 0.2 * (faint[0] - 1)
     strange = replace(seen, values=faint * seen.presence)
-    assert own not in [voice.network for voice in tuned.network.voices(strange, brain)]
+    assert not {*own} & {voice.network for voice in tuned.network.voices(strange, brain)}
 
 
 def images_of(data: Path, label: str) -> dict[str, Path]:

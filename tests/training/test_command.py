@@ -48,6 +48,6 @@ def test_specialists_join_a_general_network(derivatives, tmp_path, monkeypatch):
     assert len(model.network.specialists) == 2
     assert model.network.abroad is not None
     trained = model.card['specialist_training']
-    assert [one['configuration']['seed'] for one in trained] == [5, 6]
-    assert [one['people'] for one in trained] == [['sub-01']] * 2
+    assert [(one['networks'], one['configuration']['seed']) for one in trained] == [(2, 5)]
+    assert [one['people'] for one in trained] == [['sub-01']]
     assert [entry['person'] for entry in model.card['scores_on_people_left_out']] == ['sub-02']
