@@ -4,8 +4,8 @@
     benchmarks/own_models.py DERIVATIVES OUT --holdout 01 --start simulated
 
 DERIVATIVES is what the participant level wrote, or named so; everybody else in it is trained on:
-with the paper's recipe without dropout, with the default recipe from the beginning, and as a
-specialist who joins the model START (`--fine-tune`). START is scored as it was, too; where the
+with the paper's recipe without dropout, with the default recipe from the beginning, and as
+specialists who join the model START (`--fine-tune`). START is scored as it was, too; where the
 default model knows the people held out, `simulated` does not. What is finished in OUT is not
 trained again.
 """
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument('out', type=Path, help='where the models go')
     parser.add_argument('--inputs', nargs='+', default=['T1w', 'T2w'])
     parser.add_argument('--holdout', nargs='+', required=True, help='labels')
-    parser.add_argument('--start', default='default', help='model that the specialist joins')
+    parser.add_argument('--start', default='default', help='model that the specialists join')
     args = parser.parse_args()
     inputs = ('--inputs', *args.inputs)
     ways = {

@@ -84,7 +84,10 @@ class _DescribeMotionOutputSpec(TraitedSpec):
 
 
 class DescribeMotion(SimpleInterface):
-    """How far the head moved, for the sidecar and the report."""
+    """How far the head moved, for the sidecar and the report.
+
+    Of an affine motion, which undoes eddy currents too, their distortion counts as well.
+    """
 
     input_spec = _DescribeMotionInputSpec
     output_spec = _DescribeMotionOutputSpec

@@ -43,7 +43,7 @@ DEFAULTS = {
     'default': (40, 4, 3e-3),
     'build-a-flair': (500, 100, 1e-4),
 }
-# Networks with which --fine-tune adds to a model.
+# How many networks --fine-tune adds to a model.
 SPECIALISTS = 2
 
 
