@@ -94,27 +94,26 @@ def joint_histogram(acquired: np.ndarray, synthetic: np.ndarray, top: float) -> 
     return _svg(LEFT + side + RIGHT, side + 48, label, parts)
 
 
-def motion_chart(displacements: Sequence[float], usual: float) -> Markup:
+def motion_chart(displacements: Sequence[float], limit: float) -> Markup:
     """Draw how far the head lay from its place in each volume.
 
     Parameters
     ----------
     displacements : sequence of float
         Millimetres.
-    usual : float
-        Up to which they are no reason to worry.
+    limit : float
+        Above which their mean is a reason to look.
     """
     width, height = 640, 130
-    end = 1.08 * max(*displacements, 1.2 * usual)
+    end = 1.08 * max(*displacements, 1.2 * limit)
     across = (width - LEFT - RIGHT) / max(len(displacements) - 1, 1)
     at = [
         (LEFT + i * across, height - mm / end * (height - 8)) for i, mm in enumerate(displacements)
     ]
-    limit = height - usual / end * (height - 8)
+    y = height - limit / end * (height - 8)
     parts = [
         '<polyline class="trace" points="' + ' '.join(f'{x:.1f},{y:.1f}' for x, y in at) + '"/>',
-        f'<line class="identity" x1="{LEFT}" x2="{width - RIGHT}" y1="{limit:.1f}" '
-        f'y2="{limit:.1f}"/>',
+        f'<line class="identity" x1="{LEFT}" x2="{width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>',
         f'<path class="frame" d="M{LEFT} 8V{height}H{width - RIGHT}"/>',
         *(
             f'<text x="{LEFT - 6}" y="{height - value / end * (height - 8) + 4:.1f}" '
@@ -127,7 +126,7 @@ def motion_chart(displacements: Sequence[float], usual: float) -> Markup:
     ]
     label = (
         f'Head motion over {len(displacements)} volumes: at most {max(displacements):.1f} mm; '
-        f'usual is below {usual:g} mm on average'
+        f'a mean above {limit:g} mm is a reason to look'
     )
     return _svg(width, height + 24, label, parts)
 

@@ -12,8 +12,8 @@ LEVELS = ('failed', 'distrust', 'warnings', 'unknown', 'ok')
 # .66 to .75 (card of the default model): what lies well below is not what the model usually makes.
 LEAST_CORRELATION, LEAST_SSIM = 0.75, 0.55
 
-# Millimetres, about a voxel of diffusion: a head that lies so far off on average was restless, and
-# what that does to single slices no registration undoes.
+# Millimetres, a choice: about a voxel of diffusion. A head that lies so far off on average was
+# restless, and what that does to single slices no registration undoes.
 MOST_MOTION_MM = 2.0
 
 
@@ -146,7 +146,7 @@ def _check_motion(session: SessionReport) -> list[Check]:
     finding = f'{mean:.1f} mm on average, at most {largest:.1f} mm'
     restless = mean > MOST_MOTION_MM
     if restless:
-        finding += f' (usual: below {MOST_MOTION_MM:.0f} mm on average)'
+        finding += f' (more than {MOST_MOTION_MM:.0f} mm on average)'
     level = 'warnings' if restless else 'ok'
     return [Check(level, 'Head motion in the diffusion series', finding, 'motion')]
 

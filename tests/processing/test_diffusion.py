@@ -177,8 +177,8 @@ def test_of_an_affine_motion_only_the_turn_turns_the_gradients():
     assert (turned.directions[0] == 0).all()
 
 
-def test_a_brain_that_turns_about_itself_moves_less_than_its_nodding_head(tmp_path):
-    """Displacements are those of the brain, where the series has it, not of the origin."""
+def test_displacements_are_those_of_the_brain():
+    """Where the series has it, not about the origin: one that turns about itself moves little."""
     brain = np.zeros((20, 20, 20), np.uint8)
     brain[5:15, 5:15, 5:15] = 1
     mask = nib.Nifti1Image(brain, from_matvec(np.eye(3), (91, -10, -10)))
