@@ -26,7 +26,8 @@ EXTENSIONS = {'NIFTI': '.nii', 'NIFTI_GZ': '.nii.gz'}
 def install(folder: Path, leave_out: tuple[str, ...] = ()) -> Path:
     """Make a folder that looks like FSLDIR; returns it."""
     (folder / 'bin').mkdir(parents=True)
-    (folder / 'etc').mkdir()
+    (folder / 'etc' / 'flirtsch').mkdir(parents=True)
+    (folder / 'etc' / 'flirtsch' / 'bbr.sch').write_text('# as FSL has it\n')
     (folder / 'etc' / 'fslversion').write_text('6.0.0:stand-in\n')
     for program in set(PROGRAMS) - set(leave_out):
         file = folder / 'bin' / program
@@ -141,10 +142,21 @@ def bet(arguments: list[str]) -> None:
 
 
 def flirt(arguments: list[str]) -> None:
-    """Rigid registration from the header, or from matched centres of mass."""
+    """Rigid registration from the header, or from matched centres of mass.
+
+    Along a boundary it is taken to have been there already.
+    """
     options = options_of(arguments, flags=('usesqform', 'nosearch'))
-    assert (options['dof'], options['cost'], options['searchcost']) == ('6', 'normmi', 'normmi')
     fixed, moving = load(options['ref']), load(options['in'])
+    assert options['dof'] == '6'
+    if options['cost'] == 'bbr':
+        white = load(options['wmseg'])
+        assert white.shape == fixed.shape and 0 < np.asarray(white.dataobj).mean() < 0.5
+        assert Path(options['schedule']).is_file()
+        np.savetxt(options['omat'], np.loadtxt(options['init']), fmt='%.10f')
+        save(np.asarray(fixed.dataobj), fixed.affine, options['out'])
+        return
+    assert (options['cost'], options['searchcost']) == ('normmi', 'normmi')
     start = 'identity' if 'usesqform' in options else None
     found = register(fixed, moving, 'Rigid', load(options['refweight']), start)
     np.savetxt(options['omat'], fsl_matrix(found, fixed, moving), fmt='%.10f')

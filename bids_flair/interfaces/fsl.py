@@ -94,6 +94,70 @@ class ChooseTransform(SimpleInterface):
         return runtime
 
 
+class _PrepareBoundaryInputSpec(BaseInterfaceInputSpec):
+    fixed = File(exists=True, mandatory=True, desc='T1w, as FLIRT is given it')
+    moving = File(exists=True, mandatory=True, desc='the other image, as FLIRT is given it')
+    mask = File(exists=True, mandatory=True, desc='brain mask on the grid of the T1w')
+    transform = File(exists=True, mandatory=True, desc='T1w world to the other world (ITK)')
+
+
+class _PrepareBoundaryOutputSpec(TraitedSpec):
+    white_matter = File(exists=True, desc='white matter of the T1w')
+    matrix = File(exists=True, desc="the transform as FLIRT's matrix")
+
+
+class PrepareBoundary(SimpleInterface):
+    """What FLIRT is given to follow the border of white matter, and where to begin."""
+
+    input_spec = _PrepareBoundaryInputSpec
+    output_spec = _PrepareBoundaryOutputSpec
+
+    def _run_interface(self, runtime):
+        from bids_flair.models.normalisation import white_matter
+        from bids_flair.processing.fsl import write_flirt
+        from bids_flair.processing.itk import read_itk
+
+        t1w = nib.load(self.inputs.fixed)
+        brain = np.asarray(nib.load(self.inputs.mask).dataobj) > 0
+        image = {'T1w': np.asarray(t1w.dataobj, np.float32)}
+        white = white_matter(image, {'T1w': brain}, {'T1w': 1.0}, brain)
+        self._results['white_matter'] = output_file(runtime, 'white_matter')
+        found = nib.Nifti1Image(white.astype(np.uint8), t1w.affine)
+        found.to_filename(self._results['white_matter'])
+        self._results['matrix'] = output_file(runtime, 'start', '.mat')
+        start = read_itk(self.inputs.transform)
+        write_flirt(start, self._results['matrix'], self.inputs.fixed, self.inputs.moving)
+        return runtime
+
+
+class _ChooseBoundaryInputSpec(BaseInterfaceInputSpec):
+    fixed = File(exists=True, mandatory=True, desc='T1w, as FLIRT was given it')
+    moving = File(exists=True, mandatory=True, desc='the other image, as FLIRT was given it')
+    mask = File(exists=True, mandatory=True, desc='brain mask on the grid of the T1w')
+    transform = File(exists=True, mandatory=True, desc='where FLIRT began (ITK)')
+    report = traits.Dict(mandatory=True, desc='how that was judged')
+    matrix = File(exists=True, mandatory=True, desc='where FLIRT ended')
+
+
+class ChooseBoundary(SimpleInterface):
+    """Take what FLIRT made of a transform along a boundary, unless it went astray."""
+
+    input_spec = _ChooseBoundaryInputSpec
+    output_spec = RegistrationOutputSpec
+
+    def _run_interface(self, runtime):
+        from bids_flair.processing.fsl import read_flirt
+        from bids_flair.processing.itk import read_itk
+        from bids_flair.processing.registration import refined
+
+        images = self.inputs.fixed, self.inputs.moving
+        ends = read_itk(self.inputs.transform), read_flirt(self.inputs.matrix, *images)
+        found = refined(*map(nib.load, images), nib.load(self.inputs.mask), *ends)
+        contrast = self.inputs.report['Contrast']
+        self._results.update(registration_outputs(found, contrast, runtime))
+        return runtime
+
+
 class _EncodingInputSpec(BaseInterfaceInputSpec):
     axis = traits.Either(None, traits.Str, usedefault=True, desc='phase encoding, as in BIDS')
     readout_s = traits.Either(None, traits.Float, usedefault=True, desc='total readout time, s')

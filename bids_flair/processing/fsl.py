@@ -49,6 +49,13 @@ def read_flirt(path: Path | str, fixed: Path | str, moving: Path | str) -> np.nd
     return Affine.from_filename(path, fmt='fsl', reference=fixed, moving=moving).matrix
 
 
+def write_flirt(
+    matrix: np.ndarray, path: Path | str, fixed: Path | str, moving: Path | str
+) -> None:
+    """Write a matrix as FLIRT would have; what `read_flirt` reads."""
+    Affine(matrix, reference=fixed).to_filename(path, fmt='fsl', moving=moving)
+
+
 def read_eddy_log(path: Path | str, series: nib.Nifti1Image) -> np.ndarray:
     """Matrices that eddy_correct found, world of its reference to the world of each volume.
 

@@ -24,6 +24,8 @@ SEARCH_MM, FINE_MM = 4.0, 2.0
 SEARCH_POINTS, JUDGE_POINTS = 6_000, 60_000
 SEARCH_DEGREES = (-16.0, 0.0, 16.0)
 STARTS, APART_MM = 3, 10.0
+# A refinement moves by less than the voxels of a diffusion image measure.
+REFINED_MM = 2.0
 BINS = 48
 
 
@@ -116,6 +118,22 @@ def best_of(
     """
     similarity = _Similarity(fixed, moving, thin(mask_points(mask), JUDGE_POINTS))
     return _judge(similarity, max((*matrices, np.eye(4)), key=similarity))
+
+
+def refined(
+    fixed: nib.Nifti1Image,
+    moving: nib.Nifti1Image,
+    mask: nib.Nifti1Image,
+    start: np.ndarray,
+    end: np.ndarray,
+) -> Registration:
+    """Judge what a refinement by other means than mutual information made of a transform.
+
+    It counts unless it moved the brain by more than `REFINED_MM`, to where another border lay.
+    """
+    points = mask_points(mask)
+    kept = end if mean_distance(start, end, points) <= REFINED_MM else start
+    return _judge(_Similarity(fixed, moving, thin(points, JUDGE_POINTS)), kept)
 
 
 def follow_rigid(

@@ -19,6 +19,7 @@ def init_diffusion_wf(
     acquisition: Acquisition = UNKNOWN,
     omp_nthreads: int = 1,
     seed: int = 0,
+    reference: str = '',
     prepared_by: str = '',
     placed: bool = False,
     name: str = 'diffusion_wf',
@@ -33,6 +34,8 @@ def init_diffusion_wf(
         As :func:`bids_flair.workflows.load_backend` gives it; by default ANTs and DIPY.
     acquisition : Acquisition
         How the series was encoded, as far as that is known.
+    reference : str
+        Contrast of the reference image, if known: a backend may make use of it.
     prepared_by : str
         Name of another pipeline that has undone motion and distortions.
     placed : bool
@@ -80,7 +83,7 @@ def init_diffusion_wf(
     registration_wf = (
         init_given_position_wf(contrast='dwi', source=prepared_by, seed=seed)
         if placed
-        else backend.init_registration_wf(contrast='dwi', seed=seed)
+        else backend.init_registration_wf(contrast='dwi', seed=seed, reference=reference)
     )
     if placed:
         workflow.connect(inputnode, 'position', registration_wf, 'inputnode.position')

@@ -161,6 +161,7 @@ class _SessionBuilder:
             acquisition=self._acquisition(),
             omp_nthreads=self.settings.omp_nthreads,
             seed=self.settings.random_seed,
+            reference=self.inputs.reference,
             prepared_by=self._prepared_by('dwi'),
             placed=self._placed('dwi'),
         )

@@ -57,6 +57,9 @@ def test_flirt_matrix_becomes_itk_transform(fixed_kind, moving_kind, tmp_path):
     np.testing.assert_allclose(found, TRUE, atol=1e-5)
     write_itk(found, tmp_path / 'itk.txt')
     np.testing.assert_allclose(read_itk(tmp_path / 'itk.txt'), TRUE, atol=1e-5)
+    ends = tmp_path / 'fixed.nii', tmp_path / 'moving.nii'
+    fsl.write_flirt(TRUE, tmp_path / 'start.mat', *ends)
+    np.testing.assert_allclose(np.loadtxt(tmp_path / 'start.mat'), matrix, atol=1e-4)
 
 
 @pytest.mark.parametrize('kind', AFFINES)

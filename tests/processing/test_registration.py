@@ -12,6 +12,7 @@ from bids_flair.processing.registration import (
     best_of,
     follow_rigid,
     mean_distance,
+    refined,
     register_rigid,
 )
 from bids_flair.simulation.anatomy import load_anatomy, shipped
@@ -95,3 +96,10 @@ def test_the_best_of_several_transforms_is_taken(head):
     np.testing.assert_array_equal(found.matrix, true)
     assert found.trusted
     assert not best_of(head['T1w'], moved(head['T2w'], true), head['mask'], (wrong,)).trusted
+
+
+@pytest.mark.parametrize(('mm', 'counts'), [(1.0, True), (4.0, False)])
+def test_a_refinement_counts_unless_it_leads_far_away(head, mm, counts):
+    end = from_matvec(np.eye(3), (mm, 0, 0))
+    found = refined(head['T1w'], head['T2w'], head['mask'], np.eye(4), end)
+    np.testing.assert_array_equal(found.matrix, end if counts else np.eye(4))

@@ -88,6 +88,29 @@ def test_flirt(fsldir, here, start, before, after):
     assert command == FLIRT.format(before, after)
 
 
+def test_flirt_along_the_boundary(fsldir, here):
+    """A b=0 image to a T1w: there it was measured to be better than mutual information."""
+    folder = fsldir()
+    workflow = fsl.init_registration_wf(contrast='dwi', seed=0, reference='T1w')
+    files = {'in_file': 'moving.nii', 'reference': 'fixed.nii', 'wm_seg': 'white.nii'}
+    command = command_of(workflow, 'flirt_boundary', here, in_matrix_file='start.mat', **files)
+    assert sorted(command.split('-')) == sorted(
+        'flirt -in moving.nii -ref fixed.nii -out moving_flirt.nii -omat boundary.mat -cost bbr '
+        f'-dof 6 -init start.mat -schedule {folder}/etc/flirtsch/bbr.sch -wmseg white.nii'.split(
+            '-'
+        )
+    )
+
+
+@pytest.mark.parametrize(('contrast', 'reference'), [('T2w', 'T1w'), ('dwi', 'T2w'), ('dwi', '')])
+def test_no_boundary_where_mutual_information_is_better_or_none_is_seen(
+    fsldir, contrast, reference
+):
+    fsldir()
+    workflow = fsl.init_registration_wf(contrast=contrast, seed=0, reference=reference)
+    assert not any('boundary' in name for name in workflow.list_node_names())
+
+
 def test_dtifit(fsldir, here):
     fsldir()
     workflow = fsl.init_tensor_wf(omp_nthreads=1, acquisition=Acquisition())

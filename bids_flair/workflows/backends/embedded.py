@@ -51,9 +51,11 @@ def init_brain_mask_wf(*, name: str = 'brain_mask_wf') -> LiterateWorkflow:
 
 
 def init_registration_wf(
-    *, contrast: str, seed: int, name: str = 'registration_wf'
+    *, contrast: str, seed: int, reference: str = '', name: str = 'registration_wf'
 ) -> LiterateWorkflow:
     """Register another contrast of the same head to the reference image.
+
+    `reference`, its contrast, belongs to the contract of the backends: it does not matter here.
 
     Inputs
     ------

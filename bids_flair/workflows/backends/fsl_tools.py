@@ -60,14 +60,20 @@ def problems(work_dir: Path) -> list[str]:
             f'{_folder()}/bin has neither eddy ({", ".join(EDDY_PROGRAMS)}) nor all that '
             f'eddy_correct needs (missing: {", ".join(correct)})'
         )
-    if not (_folder() / 'etc' / 'fslversion').is_file():
-        found.append(f'{_folder()}/etc/fslversion is missing')
+    for file in (_folder() / 'etc' / 'fslversion', boundary_schedule()):
+        if not file.is_file():
+            found.append(f'{file} is missing')
     # Its loop around bet2 counts with dc, a program of the operating system.
     if _has('bet') and _holds('bet', b'| dc') and shutil.which('dc') is None:
         found.append("BET needs the system's program dc (apt install dc)")
     if any(letter.isspace() for letter in str(work_dir)):
         found.append(f"FSL's scripts cannot work below {work_dir}, whose name holds a space")
     return found
+
+
+def boundary_schedule() -> Path:
+    """What FLIRT is to do, step by step, when it follows a boundary."""
+    return _folder() / 'etc' / 'flirtsch' / 'bbr.sch'
 
 
 def corrector() -> str | None:
