@@ -15,6 +15,7 @@ from bids_flair.errors import ExitCode
         ('correct_bias_T2w', 'correcting the bias field of T2w'),
         ('register_dwi', 'registering dwi'),
         ('resample_FLAIR', 'resampling FLAIR'),
+        ('choose_boundary', 'judging the refined registration of dwi'),
         ('sink_md', None),
         ('inputnode', None),
     ],
