@@ -135,8 +135,8 @@ class _ChooseBoundaryInputSpec(BaseInterfaceInputSpec):
     moving = File(exists=True, mandatory=True, desc='the other image, as FLIRT was given it')
     mask = File(exists=True, mandatory=True, desc='brain mask on the grid of the T1w')
     transform = File(exists=True, mandatory=True, desc='where FLIRT began (ITK)')
-    report = traits.Dict(mandatory=True, desc='how that was judged')
     matrix = File(exists=True, mandatory=True, desc='where FLIRT ended')
+    contrast = traits.Str(mandatory=True, desc='name of the moving contrast, for the report')
 
 
 class ChooseBoundary(SimpleInterface):
@@ -153,8 +153,7 @@ class ChooseBoundary(SimpleInterface):
         images = self.inputs.fixed, self.inputs.moving
         ends = read_itk(self.inputs.transform), read_flirt(self.inputs.matrix, *images)
         found = refined(*map(nib.load, images), nib.load(self.inputs.mask), *ends)
-        contrast = self.inputs.report['Contrast']
-        self._results.update(registration_outputs(found, contrast, runtime))
+        self._results.update(registration_outputs(found, self.inputs.contrast, runtime))
         return runtime
 
 

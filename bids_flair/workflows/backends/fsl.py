@@ -145,7 +145,7 @@ def init_registration_wf(
             'The position was refined by fitting the border of white matter in the T1w '
             '(boundary-based registration [@bbr]). '
         )
-        best = _along_boundary(workflow, reorder, choose)
+        best = _along_boundary(workflow, contrast, reorder, choose)
     workflow.connect([
         (best, outputnode, [
             ('transform', 'transform'), ('report', 'report'), ('trusted', 'trusted'),
@@ -155,7 +155,7 @@ def init_registration_wf(
 
 
 def _along_boundary(
-    workflow: LiterateWorkflow, reorder: dict[str, pe.Node], start: pe.Node
+    workflow: LiterateWorkflow, contrast: str, reorder: dict[str, pe.Node], start: pe.Node
 ) -> pe.Node:
     """Add a boundary-based registration behind `start`; the node that judges it."""
     prepare = pe.Node(PrepareBoundary(), name='white_matter', mem_gb=1.0)
@@ -164,11 +164,11 @@ def _along_boundary(
         out_matrix_file='boundary.mat',
     )  # fmt: skip
     flirt = pe.Node(fit, name='flirt_boundary', mem_gb=1.5)
-    choose = pe.Node(ChooseBoundary(), name='choose_boundary', mem_gb=1.0)
+    choose = pe.Node(ChooseBoundary(contrast=contrast), name='choose_boundary', mem_gb=1.0)
     workflow.connect([
         (start, prepare, [('transform', 'transform')]),
         (prepare, flirt, [('white_matter', 'wm_seg'), ('matrix', 'in_matrix_file')]),
-        (start, choose, [('transform', 'transform'), ('report', 'report')]),
+        (start, choose, [('transform', 'transform')]),
         (flirt, choose, [('out_matrix_file', 'matrix')]),
     ])  # fmt: skip
     for field, given in (('fixed', 'reference'), ('moving', 'in_file')):
