@@ -69,10 +69,13 @@ class ChooseBrain(SimpleInterface):
         return runtime
 
 
-class _ChooseTransformInputSpec(BaseInterfaceInputSpec):
-    fixed = File(exists=True, mandatory=True, desc='reference image, as FLIRT was given it')
-    moving = File(exists=True, mandatory=True, desc='the other image, as FLIRT was given it')
+class _GivenToFlirtInputSpec(BaseInterfaceInputSpec):
+    fixed = File(exists=True, mandatory=True, desc='reference image, as FLIRT is given it')
+    moving = File(exists=True, mandatory=True, desc='the other image, as FLIRT is given it')
     mask = File(exists=True, mandatory=True, desc='brain mask on the grid of the reference image')
+
+
+class _ChooseTransformInputSpec(_GivenToFlirtInputSpec):
     matrices = traits.List(File(exists=True), mandatory=True, desc='what FLIRT found')
     contrast = traits.Str(mandatory=True, desc='name of the moving contrast, for the report')
 
@@ -94,10 +97,7 @@ class ChooseTransform(SimpleInterface):
         return runtime
 
 
-class _PrepareBoundaryInputSpec(BaseInterfaceInputSpec):
-    fixed = File(exists=True, mandatory=True, desc='T1w, as FLIRT is given it')
-    moving = File(exists=True, mandatory=True, desc='the other image, as FLIRT is given it')
-    mask = File(exists=True, mandatory=True, desc='brain mask on the grid of the T1w')
+class _PrepareBoundaryInputSpec(_GivenToFlirtInputSpec):
     transform = File(exists=True, mandatory=True, desc='T1w world to the other world (ITK)')
 
 
@@ -130,10 +130,7 @@ class PrepareBoundary(SimpleInterface):
         return runtime
 
 
-class _ChooseBoundaryInputSpec(BaseInterfaceInputSpec):
-    fixed = File(exists=True, mandatory=True, desc='T1w, as FLIRT was given it')
-    moving = File(exists=True, mandatory=True, desc='the other image, as FLIRT was given it')
-    mask = File(exists=True, mandatory=True, desc='brain mask on the grid of the T1w')
+class _ChooseBoundaryInputSpec(_GivenToFlirtInputSpec):
     transform = File(exists=True, mandatory=True, desc='where FLIRT began (ITK)')
     matrix = File(exists=True, mandatory=True, desc='where FLIRT ended')
     contrast = traits.Str(mandatory=True, desc='name of the moving contrast, for the report')

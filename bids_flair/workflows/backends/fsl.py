@@ -291,8 +291,8 @@ def _flirt(**options) -> fsl.FLIRT:
     Of FLIRT's costs for two contrasts it is the one that does not grow with less overlap, and it
     asks neither for a segmentation nor for a contrast of white to grey matter, as boundary-based
     registration does: any of T1w, T2w and b=0 may be the reference here. Measured against the
-    truth of simulated heads (benchmarks/registration.py) it is better than that for a T2w, and
-    worse for a b=0 image.
+    truth of simulated heads (benchmarks/registration.py) that is better for a b=0 image, and no
+    better on the whole for a T2w.
     """
     return command(
         fsl.FLIRT, dof=6, cost='normmi', cost_func='normmi', out_matrix_file='flirt.mat', **options
