@@ -7,12 +7,13 @@ from bids_flair.simulation.anatomy import (
     FOLDER,
     MIXTURES,
     PAIRS,
+    Head,
     code_of,
     load_anatomy,
     make_head,
     shipped,
 )
-from bids_flair.simulation.lesions import add_pathology, lesion_fraction
+from bids_flair.simulation.lesions import add_pathology, lesion_fraction, survey
 from bids_flair.simulation.physics import TISSUES
 
 
@@ -72,3 +73,21 @@ def test_pathology_replaces_tissue_and_makes_none():
         loads.append((lesion_fraction(head) > 0.5).sum() * 5**3 / 1e3)
     assert min(loads) < 1
     assert max(loads) > 5
+
+
+def test_distances_change_from_voxel_to_voxel_and_not_in_steps():
+    # A ball of fluid in white matter, 1 mm voxels: what is measured every 2 mm is not blocky.
+    shape = (30, 30, 30)
+    grid = np.argwhere(np.ones(shape))
+    fractions = np.zeros((len(grid), len(TISSUES)), np.float32)
+    from_centre = np.linalg.norm(grid - 14.5, axis=1)
+    fluid = from_centre < 6
+    fractions[fluid, TISSUES.index('ventricle')] = 1
+    fractions[~fluid, TISSUES.index('white')] = 1
+    fractions[0] = np.eye(len(TISSUES))[TISSUES.index('cortex')]
+    head = Head(shape, np.eye(4), np.ones(shape, bool), fractions, np.ones(len(grid), np.float32))
+    away = survey(head).from_ventricle
+    far = from_centre > 9
+    assert np.abs(away - (from_centre - 6))[far].max() < 2.5
+    steps = np.diff(away.reshape(shape)[:, 14, 14])[22:28]
+    assert ((steps > 0.3) & (steps < 1.7)).all()
