@@ -16,12 +16,13 @@ def write_dolls(root: Path) -> Path:
     description = {'Name': 'Dolls', 'BIDSVersion': '1.10.0', 'Authors': ['Simulation']}
     (root / 'dataset_description.json').write_text(json.dumps(description))
     (root / 'README').write_text('Simulated heads, shrunk, for tests.\n')
-    for label, wanted in (
-        ('01', ('T1w', 'T2w', 'FLAIR', 'dwi')),
-        ('02', ('T2w',)),
-        ('03', ('dwi',)),
+    # The first one's site has a T2w in which fluid stands out, as it does in life.
+    for label, number, wanted in (
+        ('01', 5, ('T1w', 'T2w', 'FLAIR', 'dwi')),
+        ('02', 2, ('T2w',)),
+        ('03', 3, ('dwi',)),
     ):
-        write_doll(root / f'sub-{label}', f'sub-{label}', *make_doll(int(label)), wanted)
+        write_doll(root / f'sub-{label}', f'sub-{label}', *make_doll(number), wanted)
     return root
 
 

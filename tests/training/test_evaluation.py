@@ -92,6 +92,6 @@ def test_the_default_model_finds_the_lesions_of_a_head_it_never_saw(tmp_path):
     mean, _, _ = predict(load_model('default').network, inputs, brain, torch.device('cpu'))
     found = score(mean, cut.values[-1], brain, lesions, cut.values[0])
     assert found['ssim'] > 0.6
-    assert found['lesion_auc_pred'] > 0.9
+    assert found['lesion_auc_pred'] > found['lesion_auc_true'] - 0.1
     fluid = cut.values[-1][brain] < 0.4
     assert np.median(mean[brain][fluid]) < 0.5
