@@ -26,8 +26,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from bids_flair.models.blocks import cut_box
 from bids_flair.models.files import Model, load_model
-from bids_flair.models.inference import cut_box, predict
+from bids_flair.models.inference import predict
 from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.models.paper import PaperArchitecture
 from bids_flair.scoring import score

@@ -5,17 +5,21 @@ useless elsewhere; one that saw real scanners of few kinds is led astray by othe
 the word of one that saw simulated scanners of every kind. What tells whether a person is at home
 with a specialist is how the contrasts relate: how bright the T1w is where the T2w has a certain
 value depends on the two protocols, and hardly on how much fluid or how many lesions a brain holds.
+Where another scanner looks alike by chance, a specialist may be far off, and then no longer agrees
+with the general network as it does at home.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 
+from bids_flair.models.blocks import predict_blocks, tiles
 from bids_flair.models.network import CENTRES, SPREADS
-from bids_flair.models.normalisation import Normalised
-from bids_flair.models.regressor import Regressor, Shape, Voice
+from bids_flair.models.normalisation import CONTRASTS, Normalised
+from bids_flair.models.regressor import CPU, Regressor, Shape, Voice
 
 # Values of one contrast are told apart in steps of half a spread around its centre.
 EDGES = np.arange(-2, 2.01, 0.5)
@@ -23,6 +27,11 @@ EDGES = np.arange(-2, 2.01, 0.5)
 ENOUGH = 0.005
 # Distances, in spreads, up to which a person is at home, and from which on a stranger.
 AT_HOME, STRANGER = 0.12, 0.2
+# By how much a specialist's correlation with the general network may fall short of what it is on
+# those whom the specialist was trained on, and from which shortfall on it is not heard.
+AGREES, DISAGREES = 0.06, 0.14
+# Blocks of a brain in which the two are compared, at most, and their edge in voxels.
+SAMPLED, BLOCK = 32, 16
 # What a specialist's word counts for at home, and that of the network for foreign scanners where
 # nobody is; the rest is the general network's.
 SHARE, SHARE_ABROAD = 0.7, 0.5
@@ -39,8 +48,7 @@ class Committee(nn.Module):
     specialists : sequence of Regressor
         Each knows one scanner; their inputs are among the generalist's.
     abroad : Regressor, optional
-        Is heard where no specialist is at home. From a single contrast, of which nothing tells
-        the scanner, the generalist is better alone.
+        Is heard where no specialist is at home.
     """
 
     def __init__(
@@ -57,34 +65,49 @@ class Committee(nn.Module):
             count = len(specialist.architecture.inputs)
             home = torch.full((2, count, count, len(EDGES) + 1), torch.nan)
             self.register_buffer(f'home_{i}', home)
+        self.register_buffer('accords', torch.full((len(specialists),), torch.nan))
 
     @property
     def architecture(self) -> Shape:
         """The generalist's."""
         return self.generalist.architecture
 
-    def joined_by(self, specialist: Regressor, home: np.ndarray) -> 'Committee':
-        """The committee with one specialist more, whose scanner's `relations` are ``home``."""
+    def joined_by(
+        self, specialist: Regressor, home: np.ndarray, accord: float = np.nan
+    ) -> 'Committee':
+        """The committee with one specialist more, whose scanner's `relations` are ``home``.
+
+        ``accord`` is its `accord_of` with the general network there; NaN: nobody asks for it.
+        """
         joined = Committee(self.generalist, [*self.specialists, specialist], self.abroad)
         for i in range(len(self.specialists)):
             getattr(joined, f'home_{i}').copy_(getattr(self, f'home_{i}'))
         getattr(joined, f'home_{len(self.specialists)}').copy_(torch.from_numpy(home))
+        joined.accords.copy_(torch.tensor([*self.accords, accord]))
         return joined
 
-    def voices(self, images: Normalised, mask: np.ndarray) -> list[Voice]:
+    def voices(
+        self, images: Normalised, mask: np.ndarray, device: torch.device = CPU
+    ) -> list[Voice]:
         """As :meth:`Predictor.voices`."""
         voices, known = [], np.zeros(mask.shape)
-        for specialist, trust in self._at_home(images, mask):
+        for specialist, trust in self._at_home(images, mask, device):
             voices.append(Voice(specialist, SHARE * trust, 'specialist'))
             known += trust
-        if self.abroad is not None:
-            there = images.pick(self.abroad.architecture.inputs).presence.any((1, 2, 3))
-            if there.sum() > 1 and (known[mask] < 1).any():
-                voices.append(Voice(self.abroad, SHARE_ABROAD * (1 - known), 'abroad'))
+        if self._abroad_knows(images) and (known[mask] < 1).any():
+            voices.append(Voice(self.abroad, SHARE_ABROAD * (1 - known), 'abroad'))
         rest = 1 - sum(voice.weight for voice in voices)
         return [*voices, Voice(self.generalist, rest, 'generalist')]
 
-    def _at_home(self, images: Normalised, mask: np.ndarray) -> list[tuple[Regressor, np.ndarray]]:
+    def _abroad_knows(self, images: Normalised) -> bool:
+        """Whether there is anything that the network for foreign scanners takes."""
+        if self.abroad is None:
+            return False
+        return bool(images.pick(self.abroad.architecture.inputs).presence.any())
+
+    def _at_home(
+        self, images: Normalised, mask: np.ndarray, device: torch.device
+    ) -> list[tuple[Regressor, np.ndarray]]:
         """Specialists, and how far to trust each in every voxel: together as far as the most
         trusted of them alone, so that several for one scanner count as one.
 
@@ -97,13 +120,50 @@ class Committee(nn.Module):
             inputs = images.pick(specialist.architecture.inputs)
             home = getattr(self, f'home_{i}').double().cpu().numpy()
             away = distance(relations_of(inputs, mask, specialist.architecture.inputs), home)
-            if away < STRANGER:
-                trust = min(1.0, (STRANGER - away) / (STRANGER - AT_HOME))
+            trust = _fading(away, AT_HOME, STRANGER)
+            if trust and torch.isfinite(self.accords[i]):
+                accord = accord_of(specialist, self.generalist, images, mask, device)
+                trust *= _fading(float(self.accords[i]) - accord, AGREES, DISAGREES)
+            if trust:
                 trust *= len(specialist.architecture.inputs) / at_hand
                 found.append((specialist, trust * inputs.presence.all(0)))
         most = [trust.max() for _, trust in found]
         crowd = sum(most) / max(most) if any(most) else 1.0
         return [(specialist, trust / crowd) for specialist, trust in found]
+
+
+def _fading(value: float, full: float, none: float) -> float:
+    """1 up to ``full``, 0 from ``none`` on."""
+    return float(np.clip((none - value) / (none - full), 0, 1))
+
+
+def accord_of(
+    specialist: Regressor,
+    generalist: Regressor,
+    images: Normalised,
+    mask: np.ndarray,
+    device: torch.device = CPU,
+) -> float:
+    """Correlation of what two networks say from the inputs of the specialist, where it has all.
+
+    Measured in blocks from all over the brain; 0 where one of them says the same everywhere.
+    """
+    names = specialist.architecture.inputs
+    seen = np.isin(CONTRASTS, names)[:, None, None, None]
+    images = replace(images, values=images.values * seen, presence=images.presence & seen)
+    there = mask & images.pick(names).presence.all(0)
+    corners = list(tiles(there, BLOCK))
+    corners = [corners[i] for i in np.unique(np.linspace(0, len(corners) - 1, SAMPLED, dtype=int))]
+    asked = np.zeros_like(mask)
+    for corner in corners:
+        block = tuple(slice(c, c + BLOCK) for c in corner)
+        asked[block] = there[block]
+    both = (
+        predict_blocks(network, images, mask, device, corners, BLOCK)[0][asked]
+        for network in (specialist, generalist)
+    )
+    with np.errstate(invalid='ignore'):
+        return float(np.nan_to_num(np.corrcoef(*both)[0, 1]))
 
 
 def relations_of(inputs: Normalised, mask: np.ndarray, names: Sequence[str]) -> np.ndarray:

@@ -68,7 +68,11 @@ def load_model(name_or_path: str | Path) -> Model:
         )
     network = _build(card)
     try:
-        network.load_state_dict(load_tensors(content))
+        tensors = load_tensors(content)
+        if isinstance(network, Committee):
+            # Older committees were written without.
+            tensors.setdefault('accords', network.accords)
+        network.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         raise BidsFlairError(
             f'{weights} does not hold the network that its card describes: {error}',

@@ -3,7 +3,7 @@
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ from scipy.ndimage import (
     find_objects,
 )
 
+from bids_flair.models.blocks import predict_alone, style
 from bids_flair.models.files import Model, load_model, needs_every_input
 from bids_flair.models.normalisation import CONTRASTS, Normalised, normalise
-from bids_flair.models.regressor import STYLE_QUANTILES, Predictor, Regressor, Voice
+from bids_flair.models.regressor import Predictor, Voice
 
 LOGGER = logging.getLogger(__name__)
-TILE = 64
 SAME_GRID_MM = 1e-3
 REGISTER = 'register one to the other first, or let the participant level do it'
 VOXEL_TOLERANCE = 0.05
@@ -146,8 +146,8 @@ def synthesis_of(
     inputs = {name: grid.inputs_1mm(image) for name, image in images.items()}
     brain = grid.brain_1mm()
     normalised = normalise(inputs, brain)
-    mean, below, above = predict(loaded.network, normalised, brain, torch_device)
-    voices = loaded.network.voices(normalised, brain)
+    voices = loaded.network.voices(normalised, brain, torch_device)
+    mean, below, above = _together(voices, normalised, brain, torch_device)
     unfamiliarity, intensities = _beside_training(voices, normalised, brain)
     calibration = loaded.card.get('calibration', {})
     below *= calibration.get('below', 1.0)
@@ -219,46 +219,18 @@ def predict(
         FLAIR in units of its white matter, and how far its 90 % interval reaches to either side
         before calibration; 0 outside the mask.
     """
+    return _together(predictor.voices(images, mask, device), images, mask, device)
+
+
+def _together(
+    voices: Sequence[Voice], images: Normalised, mask: np.ndarray, device: torch.device
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     total = np.zeros((3, *mask.shape), np.float32)
-    for voice in predictor.voices(images, mask):
+    for voice in voices:
         if np.any(voice.weight):
-            total += voice.weight * _predict_alone(voice.network, images, mask, device)
+            total += voice.weight * predict_alone(voice.network, images, mask, device)
     mean, below, above = total
     return mean, below, above
-
-
-def _predict_alone(
-    network: Regressor, images: Normalised, mask: np.ndarray, device: torch.device
-) -> np.ndarray:
-    """Mean and both reaches: (3, X, Y, Z)."""
-    network = network.to(device)
-    inputs = images.pick(network.architecture.inputs)
-    halo, stride = network.architecture.halo, network.architecture.stride
-    length = stride * math.ceil(TILE / stride)
-    out = np.zeros((3, *mask.shape), np.float32)
-    seen = torch.from_numpy(style(inputs, mask)[None]).to(device)
-    with torch.inference_mode():
-        for corner in _tiles(mask, length):
-            block = tuple(slice(c, c + length) for c in corner)
-            begin = [c - halo for c in corner]
-            values, presence = (
-                cut_box(a, begin, (length + 2 * halo,) * 3)
-                for a in (inputs.values, inputs.presence)
-            )
-            x = torch.from_numpy(np.concatenate([values, presence])[None])
-            keep = torch.from_numpy(cut_box(mask, corner, (length,) * 3)[None])
-            mean, reach = network(x.to(device), seen, keep.to(device))
-            out[:, *block][:, mask[block]] = torch.cat([mean[:, None], reach], 1).T.cpu().numpy()
-    return np.maximum(out, 0)
-
-
-def style(inputs: Normalised, mask: np.ndarray) -> np.ndarray:
-    """Quantiles of each contrast over the brain, float32 (contrasts, quantiles); NaN if absent."""
-    found = np.full((len(inputs.values), len(STYLE_QUANTILES)), np.nan, np.float32)
-    for i, (values, presence) in enumerate(zip(inputs.values, inputs.presence, strict=True)):
-        if (presence & mask).any():
-            found[i] = np.quantile(values[presence & mask], STYLE_QUANTILES)
-    return found
 
 
 def pick_device(name: str) -> torch.device:
@@ -434,25 +406,3 @@ def _shape(image: SpatialImage) -> tuple[int, ...]:
     """Shape without the single time points some scanners write."""
     shape = tuple(image.shape)
     return shape[:3] if math.prod(shape[3:]) == 1 else shape
-
-
-def _tiles(mask: np.ndarray, length: int) -> Iterator[tuple[int, int, int]]:
-    """Corners of the tiles that hold any voxel of the mask."""
-    for x, y, z in np.ndindex(*(math.ceil(n / length) for n in mask.shape)):
-        corner = (x * length, y * length, z * length)
-        if mask[tuple(slice(c, c + length) for c in corner)].any():
-            yield corner
-
-
-def cut_box(
-    volume: np.ndarray, corner: Sequence[int], shape: Sequence[int], fill: float = 0
-) -> np.ndarray:
-    """A box from the last three axes, `fill` where it reaches beyond the volume."""
-    out = np.full((*volume.shape[:-3], *shape), fill, volume.dtype)
-    source, target = [...], [...]
-    for begin, size, n in zip(corner, shape, volume.shape[-3:], strict=True):
-        first, last = max(begin, 0), max(min(begin + size, n), 0)
-        source.append(slice(first, last))
-        target.append(slice(first - begin, max(last - begin, 0)))
-    out[tuple(target)] = volume[tuple(source)]
-    return out

@@ -13,6 +13,7 @@ from bids_flair.models.normalisation import Normalised
 STYLE_QUANTILES = (0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95)
 # The interval that is predicted around the mean.
 LOW, HIGH = 0.05, 0.95
+CPU = torch.device('cpu')
 
 
 class Shape(Protocol):
@@ -48,7 +49,9 @@ class Predictor(Protocol):
     def architecture(self) -> Shape:
         """What it takes."""
 
-    def voices(self, images: Normalised, mask: np.ndarray) -> list[Voice]:
+    def voices(
+        self, images: Normalised, mask: np.ndarray, device: torch.device = CPU
+    ) -> list[Voice]:
         """Whose predictions count for a person; their weights are 1 in all."""
 
 
@@ -90,7 +93,9 @@ class Regressor(nn.Module):
         """
         raise NotImplementedError
 
-    def voices(self, images: Normalised, mask: np.ndarray) -> list[Voice]:
+    def voices(
+        self, images: Normalised, mask: np.ndarray, device: torch.device = CPU
+    ) -> list[Voice]:
         """Nobody's but its own."""
         return [Voice(self, 1.0, 'generalist')]
 

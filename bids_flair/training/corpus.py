@@ -18,7 +18,8 @@ from scipy.ndimage import (
 )
 
 from bids_flair.errors import BidsFlairError, ExitCode
-from bids_flair.models.inference import Grid, check_grids, cut_box
+from bids_flair.models.blocks import cut_box
+from bids_flair.models.inference import Grid, check_grids
 from bids_flair.models.normalisation import CONTRASTS, normalise
 from bids_flair.training.cohort import Case
 

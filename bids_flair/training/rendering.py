@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from bids_flair.models.inference import cut_box
+from bids_flair.models.blocks import cut_box
 from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.simulation import artefacts, contrasts, load_anatomy, physics, shipped
 from bids_flair.simulation.anatomy import make_head

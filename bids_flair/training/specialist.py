@@ -8,18 +8,21 @@ import numpy as np
 import torch
 
 from bids_flair.errors import BidsFlairError, ExitCode
-from bids_flair.models.committee import Committee, relations
+from bids_flair.models.committee import Committee, accord_of, relations
 from bids_flair.models.familiarity import Familiarity
 from bids_flair.models.network import Architecture, PatchRegressor
 from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.models.regressor import Regressor
 from bids_flair.training.corpus import Person
 from bids_flair.training.distributed import ALONE, World
+from bids_flair.training.evaluation import choose
 from bids_flair.training.fit import CPU, Fitted, Training, fit
 from bids_flair.training.sampling import Sampling, draw_styles
 
 STYLES = 1000
 SCANNER_STYLES = 200
+# People on whom a specialist and the general network are compared, at most.
+ASKED = 8
 # What a network keeps of each of its inputs.
 OF_INPUTS = ('centres', 'spreads', 'style_mean', 'style_covariance', 'style_limits')
 
@@ -155,4 +158,8 @@ def join(
     chosen = [CONTRASTS.index(name) for name in names]
     values = [person.sample[:, chosen].T for person in people]
     found = [relations(np.where(value == 0, np.nan, value), names) for value in values]
-    return committee.joined_by(specialist, np.mean(found, 0)).eval()
+    accord = np.mean([
+        accord_of(specialist, committee.generalist, choose(cut, names), cut.depth > 0)
+        for cut in (person.whole() for person in people[:ASKED])
+    ])  # fmt: skip
+    return committee.joined_by(specialist, np.mean(found, 0), accord).eval()

@@ -5,11 +5,14 @@ import pytest
 import torch
 
 from bids_flair.models.committee import (
+    AGREES,
     AT_HOME,
+    DISAGREES,
     SHARE,
     SHARE_ABROAD,
     STRANGER,
     Committee,
+    accord_of,
     distance,
     relations,
     relations_of,
@@ -28,6 +31,8 @@ def network(seed: int, inputs: tuple[str, ...], style: int = 4) -> PatchRegresso
     made = PatchRegressor(Architecture(inputs, levels=2, stem=2, width=4, blocks=1, style=style))
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
+    # No answer below 0, where all of them would be alike.
+    made.mean.bias.data += 3
     return made.eval().requires_grad_(False)
 
 
@@ -89,9 +94,52 @@ def test_elsewhere_the_network_for_foreign_scanners_has_its_say(committee, phant
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_from_one_contrast_the_generalist_is_alone(committee, phantom):
+def test_from_one_contrast_nobody_is_at_home(committee, phantom):
     images = normalise({'T1w': phantom.arrays['T1w']}, phantom.mask)
+    voices = committee.voices(images, phantom.mask)
+    assert [voice.role for voice in voices] == ['abroad', 'generalist']
+
+
+def test_from_what_the_network_for_foreign_scanners_never_sees_the_generalist_is_alone(
+    committee, phantom
+):
+    images = normalise({'MD': phantom.arrays['MD']}, phantom.mask)
     assert [voice.role for voice in committee.voices(images, phantom.mask)] == ['generalist']
+
+
+def test_a_specialist_that_contradicts_the_general_network_as_it_did_not_at_home_is_not_heard(
+    committee, phantom, seen
+):
+    """A scanner may look like a known one by chance, and a specialist be far off there."""
+    specialist, general = committee.specialists[0], committee.generalist
+    home = relations_of(seen.pick(PAIR), phantom.mask, PAIR)
+    accord = accord_of(specialist, general, seen, phantom.mask)
+
+    def heard(at_home: float) -> float:
+        joined = Committee(general).joined_by(specialist, home, at_home)
+        voices = joined.voices(seen, phantom.mask)
+        return sum(np.max(voice.weight) for voice in voices if voice.role == 'specialist')
+
+    assert heard(accord) == pytest.approx(SHARE)
+    assert heard(accord + AGREES - 0.01) == pytest.approx(SHARE)
+    assert heard(accord + (AGREES + DISAGREES) / 2) == pytest.approx(SHARE / 2)
+    assert heard(accord + DISAGREES + 0.01) == 0
+
+
+def test_accord_is_the_correlation_from_what_the_specialist_sees(committee, phantom):
+    arrays = {name: phantom.arrays[name] for name in (*PAIR, 'MD')}
+    three, two = (
+        normalise({name: arrays[name] for name in names}, phantom.mask)
+        for names in ((*PAIR, 'MD'), PAIR)
+    )
+    specialist, general = committee.specialists[0], committee.generalist
+    found = accord_of(specialist, general, three, phantom.mask)
+    ours, theirs = (
+        predict(one, two, phantom.mask, CPU)[0][phantom.mask] for one in (specialist, general)
+    )
+    # Not in every block.
+    assert 0.05 < abs(found) < 0.95
+    assert found == pytest.approx(np.corrcoef(ours, theirs)[0, 1], abs=0.05)
 
 
 def test_where_slices_are_missing_no_specialist_is_heard(committee, phantom):

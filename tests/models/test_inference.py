@@ -11,7 +11,7 @@ import torch
 from small_heads import make_doll
 
 import bids_flair
-from bids_flair.models import inference
+from bids_flair.models import blocks, inference
 from bids_flair.models.familiarity import Familiarity
 from bids_flair.models.inference import pick_device, synthesis_of, synthesize
 from bids_flair.models.network import Architecture
@@ -28,7 +28,7 @@ def test_tiles_do_not_show(phantom, small_model, monkeypatch):
     inputs = normalise(phantom.arrays, phantom.mask)
     cpu = torch.device('cpu')
     whole = inference.predict(small_model.network, inputs, phantom.mask, cpu)
-    monkeypatch.setattr(inference, 'TILE', 16)
+    monkeypatch.setattr(blocks, 'TILE', 16)
     tiled = inference.predict(small_model.network, inputs, phantom.mask, cpu)
     for a, b in zip(whole, tiled, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
@@ -56,7 +56,7 @@ def test_the_interval_is_around_the_flair_and_as_wide_as_the_card_says(phantom, 
 def test_inputs_unlike_the_training_are_warned_of(phantom, small_model):
     images = phantom.images(*ANATOMY)
     inputs = normalise(phantom.arrays, phantom.mask)
-    seen = inference.style(inputs.pick(INPUTS), phantom.mask)
+    seen = blocks.style(inputs.pick(INPUTS), phantom.mask)
     rng = np.random.default_rng(0)
     styles = seen * np.exp(rng.normal(0, 0.1, (200, len(INPUTS), 1)))
     network = copy.deepcopy(small_model.network)
