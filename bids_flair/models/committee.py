@@ -26,7 +26,7 @@ EDGES = np.arange(-2, 2.01, 0.5)
 # Share of the voxels that a step needs before the other contrast's median there is trusted.
 ENOUGH = 0.005
 # Distances, in spreads, up to which a person is at home, and from which on a stranger.
-AT_HOME, STRANGER = 0.12, 0.2
+AT_HOME, STRANGER = 0.11, 0.15
 # By how much a specialist's correlation with the general network may fall short of what it is on
 # those whom the specialist was trained on, and from which shortfall on it is not heard.
 AGREES, DISAGREES = 0.06, 0.14
@@ -48,7 +48,8 @@ class Committee(nn.Module):
     specialists : sequence of Regressor
         Each knows one scanner; their inputs are among the generalist's.
     abroad : Regressor, optional
-        Is heard where no specialist is at home.
+        Is heard where no specialist is at home. From a single contrast, of which nothing tells
+        the scanner, the generalist is better alone.
     """
 
     def __init__(
@@ -94,16 +95,12 @@ class Committee(nn.Module):
         for specialist, trust in self._at_home(images, mask, device):
             voices.append(Voice(specialist, SHARE * trust, 'specialist'))
             known += trust
-        if self._abroad_knows(images) and (known[mask] < 1).any():
-            voices.append(Voice(self.abroad, SHARE_ABROAD * (1 - known), 'abroad'))
+        if self.abroad is not None:
+            there = images.pick(self.abroad.architecture.inputs).presence.any((1, 2, 3))
+            if there.sum() > 1 and (known[mask] < 1).any():
+                voices.append(Voice(self.abroad, SHARE_ABROAD * (1 - known), 'abroad'))
         rest = 1 - sum(voice.weight for voice in voices)
         return [*voices, Voice(self.generalist, rest, 'generalist')]
-
-    def _abroad_knows(self, images: Normalised) -> bool:
-        """Whether there is anything that the network for foreign scanners takes."""
-        if self.abroad is None:
-            return False
-        return bool(images.pick(self.abroad.architecture.inputs).presence.any())
 
     def _at_home(
         self, images: Normalised, mask: np.ndarray, device: torch.device

@@ -183,7 +183,6 @@ def test_a_lesion_twice_as_bright_in_t2w_as_white_matter_is_bright(phantom):
     assert np.median(flair[lesion]) > 1.05 * np.median(flair[phantom.labels == 1])
 
 
-@pytest.mark.xfail(strict=True, reason='a specialist is heard: see the model card')
 def test_fluid_is_dark_at_a_site_that_looks_like_a_known_scanner():
     arrays, affine = make_doll(4)
     images = {name: nib.Nifti1Image(arrays[name], affine) for name in ('T1w', 'T2w')}
