@@ -29,7 +29,7 @@ ENOUGH = 0.005
 AT_HOME, STRANGER = 0.11, 0.15
 # By how much a specialist's correlation with the general network may fall short of what it is on
 # those whom the specialist was trained on, and from which shortfall on it is not heard.
-AGREES, DISAGREES = 0.06, 0.14
+AGREES, DISAGREES = 0.06, 0.12
 # Blocks of a brain in which the two are compared, at most, and their edge in voxels.
 SAMPLED, BLOCK = 32, 16
 # What a specialist's word counts for at home, and that of the network for foreign scanners where
