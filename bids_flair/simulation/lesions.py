@@ -115,11 +115,11 @@ def add_focal_lesions(rng: np.random.Generator, head: Head, place: Place, count:
         if centre is None:
             continue
         radius = np.clip(rng.lognormal(np.log(2.4), 0.5), 1.3, 9)
-        rows, inside = blob(rng, place, centre, radius, rng.uniform(0.4, 1.5))
+        rows, inside = blob(rng, place, centre, radius, rng.uniform(0.6, 1.5))
         amount = inside * rng.uniform(0.7, 1.0)
         move(head, rows, amount, 'lesion', ('white', 'deep', 'pallidum'))
         move(head, rows, amount * rng.uniform(0.1, 0.7), 'lesion', ('cortex',))
-        _lose_tissue(rng, head, rows, rng.uniform(0, 1) * inside**2)
+        _lose_tissue(rng, head, rows, rng.uniform(0, 1) ** 1.2 * inside**2)
 
 
 def add_confluent_lesions(
@@ -146,11 +146,10 @@ def _lose_tissue(
     """From nothing (0) to a black hole in T1w (1): longer T1 and T2, and free water in between.
 
     Free water is what T2w shows and FLAIR does not: lesions of one patient that are brighter than
-    others in T2w are hardly brighter in FLAIR. Little of it, though: those that T1w and T2w show
-    like fluid are as bright in FLAIR as others.
+    others in T2w are hardly brighter in FLAIR.
     """
     move(head, rows, severity, 'oedema', ('lesion',))
-    move(head, rows, rng.uniform(0, 0.25) * severity, 'sulcus', ('lesion', 'oedema'))
+    move(head, rows, rng.uniform(0, 0.35) * severity, 'sulcus', ('lesion', 'oedema'))
 
 
 def add_halo(rng: np.random.Generator, head: Head, place: Place) -> None:
