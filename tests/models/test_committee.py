@@ -1,8 +1,13 @@
 """Specialists are heard at home alone, whatever the brain, and never on what they did not see."""
 
+import hashlib
+import json
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 
 from bids_flair.models.committee import (
     AGREES,
@@ -178,3 +183,18 @@ def test_a_committee_is_read_back_as_it_was_written(committee, phantom, seen, tm
     np.testing.assert_array_equal(
         predict(again, seen, phantom.mask, CPU), predict(committee, seen, phantom.mask, CPU)
     )
+
+
+def test_a_committee_that_was_never_asked_whether_it_agrees_is_still_read(
+    committee, phantom, seen, tmp_path
+):
+    path = tmp_path / 'older.safetensors'
+    model = save_model(path, committee, {'inputs': ['T1w', 'T2w', 'MD'], 'target': 'FLAIR'})
+    older = load_tensors(path.read_bytes())
+    del older['accords']
+    content = save_tensors(older)
+    path.write_bytes(content)
+    card = model.card | {'sha256': hashlib.sha256(content).hexdigest()}
+    path.with_suffix('.json').write_text(json.dumps(card))
+    roles = [v.role for v in load_model(path).network.voices(seen, phantom.mask)]
+    assert roles == ['specialist', 'generalist']
