@@ -19,6 +19,7 @@ from bids_flair.models.blocks import predict_blocks, tiles
 from bids_flair.models.committee import STRANGER, Committee, accord_of, distance, relations_of
 from bids_flair.models.files import load_model
 from bids_flair.models.normalisation import Normalised
+from bids_flair.models.regressor import CPU
 from bids_flair.scoring import score
 from bids_flair.training.evaluation import choose
 from bids_flair.training.rendering import draw_site, prepare_head, read_head
@@ -27,7 +28,6 @@ LAYER = 24
 INPUTS = ('T1w', 'T2w')
 # Of none of the training seeds.
 FIRST, HEADS = 200_000, 6
-CPU = torch.device('cpu')
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bids_flair.models.network import Architecture, PatchRegressor
-from bids_flair.models.regressor import HIGH, LOW
+from bids_flair.models.regressor import CPU, HIGH, LOW
 from bids_flair.training.checkpoint import read_checkpoint, write_checkpoint
 from bids_flair.training.corpus import Person
 from bids_flair.training.distributed import ALONE, World
@@ -19,7 +19,6 @@ from bids_flair.training.progress import Clock, Epoch, exhausted, refuse_nan
 from bids_flair.training.rendering import SimulatedPerson
 from bids_flair.training.sampling import Batch, Sampling, draw_ahead, draw_batch
 
-CPU = torch.device('cpu')
 EPOCH_STEPS = 100
 DRAWING_THREADS = 4
 # Batches of the validation participant, the same after every epoch.

@@ -12,11 +12,11 @@ from bids_flair.models.committee import Committee, accord_of, relations
 from bids_flair.models.familiarity import Familiarity
 from bids_flair.models.network import Architecture, PatchRegressor
 from bids_flair.models.normalisation import CONTRASTS
-from bids_flair.models.regressor import Regressor
+from bids_flair.models.regressor import CPU, Regressor
 from bids_flair.training.corpus import Person
 from bids_flair.training.distributed import ALONE, World
 from bids_flair.training.evaluation import choose
-from bids_flair.training.fit import CPU, Fitted, Training, fit
+from bids_flair.training.fit import Fitted, Training, fit
 from bids_flair.training.sampling import Sampling, draw_styles
 
 STYLES = 1000
