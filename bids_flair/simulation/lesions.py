@@ -115,11 +115,11 @@ def add_focal_lesions(rng: np.random.Generator, head: Head, place: Place, count:
         if centre is None:
             continue
         radius = np.clip(rng.lognormal(np.log(2.4), 0.5), 1.3, 9)
-        rows, inside = blob(rng, place, centre, radius, rng.uniform(0.6, 1.5))
+        rows, inside = blob(rng, place, centre, radius, rng.uniform(0.4, 1.5))
         amount = inside * rng.uniform(0.7, 1.0)
         move(head, rows, amount, 'lesion', ('white', 'deep', 'pallidum'))
         move(head, rows, amount * rng.uniform(0.1, 0.7), 'lesion', ('cortex',))
-        _lose_tissue(rng, head, rows, rng.uniform(0, 1) ** 1.2 * inside**2)
+        _lose_tissue(rng, head, rows, rng.uniform(0, 1) * inside**2)
 
 
 def add_confluent_lesions(
@@ -146,10 +146,11 @@ def _lose_tissue(
     """From nothing (0) to a black hole in T1w (1): longer T1 and T2, and free water in between.
 
     Free water is what T2w shows and FLAIR does not: lesions of one patient that are brighter than
-    others in T2w are hardly brighter in FLAIR.
+    others in T2w are hardly brighter in FLAIR. Little of it, though: those that T1w and T2w show
+    like fluid are as bright in FLAIR as others.
     """
     move(head, rows, severity, 'oedema', ('lesion',))
-    move(head, rows, rng.uniform(0, 0.35) * severity, 'sulcus', ('lesion', 'oedema'))
+    move(head, rows, rng.uniform(0, 0.25) * severity, 'sulcus', ('lesion', 'oedema'))
 
 
 def add_halo(rng: np.random.Generator, head: Head, place: Place) -> None:
@@ -224,7 +225,7 @@ def add_pathology(rng: np.random.Generator, head: Head) -> None:
         add_confluent_lesions(rng, head, place, rng.beta(1.2, 2.5))
     if rng.random() < 0.15:
         add_lacunes(rng, head, place, int(rng.integers(1, 4)))
-    if rng.random() < 0.25:
+    if rng.random() < 0.35:
         add_mass(rng, head, place)
 
 

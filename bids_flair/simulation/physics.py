@@ -93,10 +93,10 @@ _RANGES = {
         'cortex': Range((960, 1240), (86, 102), (0.77, 0.85), (0.82, 1.05), (0.10, 0.18), 0.6),
         'deep': Range((820, 1020), (76, 90), (0.75, 0.82), (0.74, 0.88), (0.15, 0.28), 0.75),
         'pallidum': Range((720, 860), (55, 70), (0.70, 0.76), (0.76, 0.88), (0.2, 0.35), 0.9),
-        'lesion': Range((850, 1250), (92, 125), (0.74, 0.86), (0.95, 1.5), (0.15, 0.30), 0.35),
-        'oedema': Range((1050, 1550), (105, 160), (0.78, 0.9), (1.2, 1.8), (0.10, 0.25), 0.25),
+        'lesion': Range((850, 1350), (92, 125), (0.74, 0.86), (0.95, 1.5), (0.15, 0.30), 0.35),
+        'oedema': Range((1100, 2400), (100, 210), (0.78, 0.95), (1.2, 2.0), (0.05, 0.25), 0.2),
         'tumour': Range((1100, 1700), (92, 140), (0.78, 0.9), (1.0, 1.5), (0.08, 0.2), 0.4),
-        'necrosis': Range((2000, 3600), (200, 700), (0.9, 1.0), (1.6, 2.5), (0.03, 0.1), 0.05),
+        'necrosis': Range((1600, 3600), (200, 700), (0.9, 1.0), (1.6, 2.5), (0.03, 0.1), 0.05),
     },
     3.0: _OUTSIDE_3T
     | _DIFFUSION_FLUID
@@ -105,10 +105,10 @@ _RANGES = {
         'cortex': Range((1180, 1430), (74, 90), (0.77, 0.85), (0.82, 1.05), (0.10, 0.18), 0.6),
         'deep': Range((1020, 1220), (62, 76), (0.75, 0.82), (0.74, 0.88), (0.15, 0.28), 0.75),
         'pallidum': Range((900, 1080), (42, 56), (0.70, 0.76), (0.76, 0.88), (0.2, 0.35), 0.9),
-        'lesion': Range((1050, 1550), (78, 112), (0.74, 0.86), (0.95, 1.5), (0.15, 0.30), 0.35),
-        'oedema': Range((1250, 1900), (92, 140), (0.78, 0.9), (1.2, 1.8), (0.10, 0.25), 0.25),
+        'lesion': Range((1050, 1700), (78, 112), (0.74, 0.86), (0.95, 1.5), (0.15, 0.30), 0.35),
+        'oedema': Range((1300, 2800), (85, 190), (0.78, 0.95), (1.2, 2.0), (0.05, 0.25), 0.2),
         'tumour': Range((1300, 1900), (78, 122), (0.78, 0.9), (1.0, 1.5), (0.08, 0.2), 0.4),
-        'necrosis': Range((2200, 3700), (180, 600), (0.9, 1.0), (1.6, 2.5), (0.03, 0.1), 0.05),
+        'necrosis': Range((1800, 3700), (180, 600), (0.9, 1.0), (1.6, 2.5), (0.03, 0.1), 0.05),
     },
 }
 
@@ -120,10 +120,14 @@ _T2_OF_WHITE = {
     'cortex': (1.05, 1.19),
     'deep': (0.94, 1.05),
     'pallidum': (0.72, 0.88),
-    'lesion': (1.20, 1.55),
+    'lesion': (1.20, 1.65),
     'tumour': (1.20, 1.75),
-    'oedema': (1.30, 1.85),
+    'oedema': (1.35, 2.80),
 }
+# The more water, the longer T1 and T2 and the larger the density: T2 and density follow T1 to so
+# much of their ranges. A lesion with the T1 of fluid and the T2 of tissue would be black in FLAIR.
+_WATERY = ('lesion', 'oedema')
+_FOLLOWS = 0.8
 
 
 def draw_tissues(rng: np.random.Generator, field: float) -> dict[str, Tissue]:
@@ -141,13 +145,29 @@ def draw_tissues(rng: np.random.Generator, field: float) -> dict[str, Tissue]:
         `Tissue` by name, for every name in `TISSUES`.
     """
     tissues = {'air': Tissue(1000.0, 100.0, 0.0)}
+    water = {}
     for name, limits in _RANGES[field].items():
-        tissues[name] = Tissue(*(rng.uniform(*lim) for lim in limits[:5]), mt=limits.mt)
+        t1, t2, pd, *diffusion = rng.uniform(size=5)
+        if name in _WATERY:
+            water[name], pd = t1, _following(t1, pd)
+        shares = zip(limits, (t1, t2, pd, *diffusion), strict=False)
+        tissues[name] = Tissue(*(_between(*pair) for pair in shares), mt=limits.mt)
     # One cohort differs from another mostly as a whole: the rest follows white matter.
     white = tissues['white'].t2
     for name, ratio in _T2_OF_WHITE.items():
-        tissues[name] = replace(tissues[name], t2=white * rng.uniform(*ratio))
+        share = rng.uniform()
+        if name in _WATERY:
+            share = _following(water[name], share)
+        tissues[name] = replace(tissues[name], t2=white * _between(ratio, share))
     return tissues
+
+
+def _between(limits: tuple[float, float], share: float) -> float:
+    return limits[0] + (limits[1] - limits[0]) * share
+
+
+def _following(leader: float, share: float) -> float:
+    return _FOLLOWS * leader + (1 - _FOLLOWS) * share
 
 
 class Sequence(Protocol):

@@ -84,6 +84,29 @@ def test_drawn_flairs_look_like_flairs(field, thick):
     assert fluid < 0.2
 
 
+def test_lesions_that_look_almost_like_fluid_are_bright_in_flair():
+    """As in sub-19 of open-ms-mni: T1w .34, T2w 2.7 of white (fluid .14, 3.6), FLAIR 1.4."""
+    rng = np.random.default_rng(0)
+    white, lesion, fluid = (physics.TISSUES.index(n) for n in ('white', 'oedema', 'ventricle'))
+    alike = []
+    for _ in range(200):
+        tissues = physics.draw_tissues(rng, 3.0)
+        t1w, t2w, flair = (
+            np.abs(physics.signals(sequence, tissues))
+            for sequence in (
+                physics.draw_t1_inversion(rng),
+                physics.draw_t2w(rng, thick=True),
+                physics.draw_flair(rng, tissues, thick=True),
+            )
+        )
+        towards_fluid = [(i[white] - i[lesion]) / (i[white] - i[fluid]) for i in (t1w, t2w)]
+        if min(towards_fluid) > 0.6:
+            alike.append(flair[lesion] / flair[white])
+    assert len(alike) > 10
+    assert np.median(alike) > 1.25
+    assert min(alike) > 1
+
+
 def test_inversion_recovery_t1w_has_dark_fluid_and_grey_cortex():
     """As the 3 T scans of open-ms-mni: fluid .05 to .18 of white matter, cortex about .75."""
     rng = np.random.default_rng(2)
