@@ -15,6 +15,7 @@ from bids_flair.models.committee import (
     DISAGREES,
     SHARE,
     SHARE_ABROAD,
+    SHARE_UNTOLD,
     STRANGER,
     Committee,
     accord_of,
@@ -99,9 +100,13 @@ def test_elsewhere_the_network_for_foreign_scanners_has_its_say(committee, phant
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_from_one_contrast_the_generalist_is_alone(committee, phantom):
+def test_from_one_contrast_the_network_for_foreign_scanners_has_less_of_a_say(committee, phantom):
     images = normalise({'T1w': phantom.arrays['T1w']}, phantom.mask)
-    assert [voice.role for voice in committee.voices(images, phantom.mask)] == ['generalist']
+    voices = committee.voices(images, phantom.mask)
+    assert [voice.role for voice in voices] == ['abroad', 'generalist']
+    heard = voices[0].weight[phantom.mask]
+    np.testing.assert_allclose(heard, SHARE_UNTOLD)
+    assert SHARE_UNTOLD < SHARE_ABROAD
 
 
 def test_a_specialist_that_contradicts_the_general_network_as_it_did_not_at_home_is_not_heard(

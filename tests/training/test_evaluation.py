@@ -9,6 +9,7 @@ from bids_flair.models.inference import predict
 from bids_flair.models.network import Architecture, PatchRegressor
 from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.scoring import score
+from bids_flair.simulation.physics import TISSUES
 from bids_flair.training.corpus import LESION, Cut
 from bids_flair.training.evaluation import (
     STRETCHES,
@@ -95,3 +96,24 @@ def test_the_default_model_finds_the_lesions_of_a_head_it_never_saw(tmp_path):
     assert found['lesion_auc_pred'] > found['lesion_auc_true'] - 0.1
     fluid = cut.values[-1][brain] < 0.4
     assert np.median(mean[brain][fluid]) < 0.5
+
+
+@pytest.mark.slow
+def test_the_default_model_tells_oedema_from_fluid(tmp_path):
+    """60 ml around a mass, in T1w and T2w not far from fluid; its FLAIR was darker than tissue."""
+    person = read_head(prepare_head(100_008, tmp_path))
+    rng = np.random.default_rng([100_008, 0])
+    cut = person.whole(rng, draw_site(rng))
+    brain = cut.depth > 0
+    inputs = choose(cut, ['T1w', 'T2w'])
+    mean, _, _ = predict(load_model('default').network, inputs, brain, torch.device('cpu'))
+    white, oedema, fluid = (
+        [np.median(image[brain & (person.fractions[TISSUES.index(name)] > 200)]) for image in seen]
+        for seen in ((*cut.values[:2], cut.values[-1], mean),)
+        for name in ('white', 'oedema', 'ventricle')
+    )
+    assert oedema[0] < 0.75 * white[0]
+    assert oedema[1] > 2 * white[1]
+    assert oedema[2] > 1.2 * white[2]
+    assert oedema[3] > 1.1 * white[3]
+    assert fluid[3] < 0.35 * white[3]
