@@ -36,7 +36,7 @@ SAMPLED, BLOCK = 32, 16
 # nobody is; the rest is the general network's.
 SHARE, SHARE_ABROAD = 0.7, 0.5
 # From one contrast, which does not tell whether anybody is at home: a quarter costs less than half
-# of what a half would at home, and brings two thirds of what it would abroad.
+# of what a half would at home, and brings (interpolated) two thirds of what it would abroad.
 SHARE_UNTOLD = 0.25
 # Every so many voxels of a brain are looked at.
 STRIDE = 7

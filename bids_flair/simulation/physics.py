@@ -150,7 +150,7 @@ def draw_tissues(rng: np.random.Generator, field: float) -> dict[str, Tissue]:
         t1, t2, pd, *diffusion = rng.uniform(size=5)
         if name in _WATERY:
             water[name], pd = t1, _following(t1, pd)
-        shares = zip(limits, (t1, t2, pd, *diffusion), strict=False)
+        shares = zip(limits[:5], (t1, t2, pd, *diffusion), strict=True)
         tissues[name] = Tissue(*(_between(*pair) for pair in shares), mt=limits.mt)
     # One cohort differs from another mostly as a whole: the rest follows white matter.
     white = tissues['white'].t2
