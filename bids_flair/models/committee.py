@@ -6,7 +6,7 @@ the word of one that saw simulated scanners of every kind. What tells whether a 
 with a specialist is how the contrasts relate: how bright the T1w is where the T2w has a certain
 value depends on the two protocols, and hardly on how much fluid or how many lesions a brain holds.
 Where another scanner looks alike by chance, a specialist may be far off, and then no longer agrees
-with the general network as it does at home.
+with the general network as it does at home. From one contrast, that agreement is all there is.
 """
 
 from collections.abc import Sequence
@@ -30,14 +30,14 @@ AT_HOME, STRANGER = 0.11, 0.15
 # By how much a specialist's correlation with the general network may fall short of what it is on
 # those whom the specialist was trained on, and from which shortfall on it is not heard.
 AGREES, DISAGREES = 0.06, 0.12
+# The same where there is one contrast, and nothing else is asked.
+AGREES_ALONE, DISAGREES_ALONE = 0.03, 0.06
 # Blocks of a brain in which the two are compared, at most, and their edge in voxels.
 SAMPLED, BLOCK = 32, 16
-# What a specialist's word counts for at home, and that of the network for foreign scanners where
-# nobody is; the rest is the general network's.
-SHARE, SHARE_ABROAD = 0.7, 0.5
-# From one contrast, which does not tell whether anybody is at home: a quarter costs less than half
-# of what a half would at home, and brings (interpolated) two thirds of what it would abroad.
-SHARE_UNTOLD = 0.25
+# What a specialist's word counts for at home, less from one contrast, which tells a scanner less
+# surely; and that of the network for foreign scanners where nobody is. The rest is the general
+# network's.
+SHARE, SHARE_ALONE, SHARE_ABROAD = 0.7, 0.5, 0.5
 # Every so many voxels of a brain are looked at.
 STRIDE = 7
 
@@ -49,10 +49,10 @@ class Committee(nn.Module):
     ----------
     generalist : Regressor
     specialists : sequence of Regressor
-        Each knows one scanner; their inputs are among the generalist's.
+        Each knows one scanner; their inputs are among the generalist's. One that takes a single
+        contrast is heard where there is no other.
     abroad : Regressor, optional
-        Is heard where no specialist is at home; less from a single contrast, of which nothing
-        tells the scanner.
+        Is heard where no specialist is at home.
     """
 
     def __init__(
@@ -96,13 +96,13 @@ class Committee(nn.Module):
         """As :meth:`Predictor.voices`."""
         voices, known = [], np.zeros(mask.shape)
         for specialist, trust in self._at_home(images, mask, device):
-            voices.append(Voice(specialist, SHARE * trust, 'specialist'))
+            share = SHARE_ALONE if _takes_one(specialist) else SHARE
+            voices.append(Voice(specialist, share * trust, 'specialist'))
             known += trust
         if self.abroad is not None:
             there = images.pick(self.abroad.architecture.inputs).presence.any((1, 2, 3))
             if there.any() and (known[mask] < 1).any():
-                share = SHARE_ABROAD if there.sum() > 1 else SHARE_UNTOLD
-                voices.append(Voice(self.abroad, share * (1 - known), 'abroad'))
+                voices.append(Voice(self.abroad, SHARE_ABROAD * (1 - known), 'abroad'))
         rest = 1 - sum(voice.weight for voice in voices)
         return [*voices, Voice(self.generalist, rest, 'generalist')]
 
@@ -115,22 +115,39 @@ class Committee(nn.Module):
         The more contrasts there are that a specialist never sees, the less it is trusted.
         """
         found = []
-        known = images.pick(self.architecture.inputs).presence
-        at_hand = int(known.any((1, 2, 3)).sum())
+        at_hand = images.pick(self.architecture.inputs).presence.any((1, 2, 3)).sum()
         for i, specialist in enumerate(self.specialists):
-            inputs = images.pick(specialist.architecture.inputs)
-            home = getattr(self, f'home_{i}').double().cpu().numpy()
-            away = distance(relations_of(inputs, mask, specialist.architecture.inputs), home)
-            trust = _fading(away, AT_HOME, STRANGER)
-            if trust and torch.isfinite(self.accords[i]):
-                accord = accord_of(specialist, self.generalist, images, mask, device)
-                trust *= _fading(float(self.accords[i]) - accord, AGREES, DISAGREES)
+            inputs = images.pick(specialist.architecture.inputs).presence
+            # One contrast of several is nothing that another specialist does not see, too.
+            if not inputs.any((1, 2, 3)).all() or (at_hand > 1 and _takes_one(specialist)):
+                continue
+            trust = self._familiar(i, images, mask, device) * len(inputs) / at_hand
             if trust:
-                trust *= len(specialist.architecture.inputs) / at_hand
-                found.append((specialist, trust * inputs.presence.all(0)))
+                found.append((specialist, trust * inputs.all(0)))
         most = [trust.max() for _, trust in found]
         crowd = sum(most) / max(most) if any(most) else 1.0
         return [(specialist, trust / crowd) for specialist, trust in found]
+
+    def _familiar(
+        self, i: int, images: Normalised, mask: np.ndarray, device: torch.device
+    ) -> float:
+        """How sure it is, from 0 to 1, that a person is from a specialist's scanner."""
+        specialist, names = self.specialists[i], self.specialists[i].architecture.inputs
+        if _takes_one(specialist):
+            trust, limits = 1.0, (AGREES_ALONE, DISAGREES_ALONE)
+        else:
+            home = getattr(self, f'home_{i}').double().cpu().numpy()
+            away = distance(relations_of(images.pick(names), mask, names), home)
+            trust, limits = _fading(away, AT_HOME, STRANGER), (AGREES, DISAGREES)
+        if trust and torch.isfinite(self.accords[i]):
+            accord = accord_of(specialist, self.generalist, images, mask, device)
+            trust *= _fading(float(self.accords[i]) - accord, *limits)
+        return trust
+
+
+def _takes_one(network: Regressor) -> bool:
+    """Whether a network sees a single contrast."""
+    return len(network.architecture.inputs) == 1
 
 
 def _fading(value: float, full: float, none: float) -> float:

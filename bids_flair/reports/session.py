@@ -185,13 +185,14 @@ def _views(
 
 def _details(sidecar: dict[str, Any]) -> dict[str, str]:
     model = sidecar['SynthesisModel']
+    known = sidecar.get('NetworkShares', {}).get('specialist')
     versions = sidecar['PackageVersions']
     return {
         'Synthesised from': ', '.join(sidecar['SynthesisInputs']),
         'Model': f'{model.get("name", "")} {model.get("version", "")}',
         'SHA-256 of the weights': model.get('sha256', ''),
-        'Scanner': 'known to a specialist of the model'
-        if 'specialist' in sidecar.get('NetworkShares', {})
+        'Scanner': f'one that specialists of the model know, heard for {known:.0%}'
+        if known
         else 'none that the model has a specialist for',
         'Device': sidecar['Device'],
         'Backend': sidecar['Backend'],

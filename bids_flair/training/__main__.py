@@ -5,7 +5,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from bids_flair.training.corpus import Person, describe, hash_person, open_case,
 from bids_flair.training.evaluation import calibrate, evaluate, without_curves
 from bids_flair.training.fit import Training, fit
 from bids_flair.training.rendering import SimulatedPerson, draw_site, prepare_head, read_head
-from bids_flair.training.sampling import Sampling, draw_styles
+from bids_flair.training.sampling import ANATOMICAL, Sampling, draw_styles
 from bids_flair.training.specialist import architecture_for, join, train_specialists
 
 LOGGER = logging.getLogger('bids_flair.training')
@@ -90,24 +90,26 @@ def _add_specialists(
     abroad = load_model(args.abroad) if args.abroad else None
     network = Committee(start.network, abroad=abroad and abroad.network)
     for i, people in enumerate(real):
-        training = Training(
-            steps=args.steps,
-            seed=args.seed,
-            learning_rate=args.learning_rate,
-            structure=args.structure,
-            architecture=architecture_for(people, network.architecture.inputs),
-            sampling=Sampling(real=1.0, drop=False, foreign=0.0),
-        )
-        checkpoint = args.out / f'checkpoint-{i}.safetensors'
-        fitted = train_specialists(
-            people, start.network, training, args.specialists, checkpoint, device
-        )
-        for one in fitted:
-            network = join(network, one.network, people)
-        names = [person.name for person in people]
-        trained.append(
-            {'people': names, 'networks': len(fitted), 'configuration': asdict(training)}
-        )
+        shared = architecture_for(people, network.architecture.inputs)
+        alone = [replace(shared, inputs=(name,)) for name in shared.inputs if name in ANATOMICAL]
+        for architecture in (shared, *alone):
+            training = Training(
+                steps=args.steps,
+                seed=args.seed,
+                learning_rate=args.learning_rate,
+                structure=args.structure,
+                architecture=architecture,
+                sampling=Sampling.of_one_scanner(drop=False),
+            )
+            count = args.specialists if architecture is shared else args.alone
+            checkpoint = args.out / f'checkpoint-{i}-{"+".join(architecture.inputs)}.safetensors'
+            fitted = train_specialists(people, start.network, training, count, checkpoint, device)
+            for one in fitted:
+                network = join(network, one.network, people)
+            names = [person.name for person in people]
+            trained.append(
+                {'people': names, 'networks': len(fitted), 'configuration': asdict(training)}
+            )
     scores = [evaluate(network, p.name, p.whole(), device) for p in left_out]
     scores += _score_simulated(network, args.test_simulated, cache, device)
     (args.out / 'scores.json').write_text(json.dumps(scores) + '\n')
@@ -161,6 +163,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default=0,
         metavar='N',
         help='add to the model of --start N networks per dataset, heard on its scanner alone',
+    )
+    add(
+        '--alone',
+        type=int,
+        default=1,
+        metavar='N',
+        help='with --specialists: N more for each of T1w and T2w alone (default: %(default)s)',
     )
     add('--start', help='model to begin with, name or path (default: random weights)')
     add('--abroad', help='with --specialists: model that is heard where none of them is at home')

@@ -287,7 +287,7 @@ def _sampling(plan: Plan) -> Sampling:
     """Blocks of a cohort as its own scanner shows them."""
     # A specialist is only ever heard on all of its inputs.
     drop = not (plan.every_input or plan.start)
-    return Sampling(target=plan.target, real=1.0, batch=plan.batch, drop=drop, foreign=0.0)
+    return Sampling.of_one_scanner(target=plan.target, batch=plan.batch, drop=drop)
 
 
 def _inputs_of(person: Person, inputs: Sequence[str]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -43,7 +43,8 @@ class Sampling:
     blocks centred on a lesion or on a border of fluid. ``target`` is the contrast to predict;
     with ``drop``, a network learns to do with any subset of its inputs; ``foreign`` is the share
     of blocks shown as other protocols, slices, fields of view and brain masks than those of the
-    people at hand would have shown them.
+    people at hand would have shown them; ``turned`` is the share of blocks that are turned about
+    any axes, not only mirrored left to right.
     """
 
     target: str = 'FLAIR'
@@ -54,6 +55,15 @@ class Sampling:
     real: float = 0.5
     lesion: float = 0.25
     border: float = 0.25
+    turned: float = 0.0
+
+    @classmethod
+    def of_one_scanner(cls, **others: Any) -> 'Sampling':
+        """For a few people of one scanner, shown as it shows them, but not as they lie in it.
+
+        Their lesions have few directions, and are told by those instead of by how they look.
+        """
+        return cls(real=1.0, foreign=0.0, turned=0.5, **others)
 
 
 @dataclass(frozen=True)
@@ -166,8 +176,7 @@ def _draw_block(
     values, presence, depth, kind = (
         torch.from_numpy(a) for a in (cut.values, cut.presence, cut.depth, cut.kind)
     )
-    if rng.random() < 0.5:
-        values, presence, depth, kind = (a.flip(-3) for a in (values, presence, depth, kind))
+    values, presence, depth, kind = turn(rng, sampling.turned, values, presence, depth, kind)
     deeper_than = _draw_edge(rng, foreign=foreign)
     presence = presence & (depth > deeper_than)
     sample = draw_composition(rng, cut.sample[cut.sample_depth > deeper_than][:, chosen])
@@ -184,6 +193,15 @@ def _draw_block(
     keep = presence[target][inner] & x[len(chosen) :][inner].any(0)
     weight = torch.where(kind[inner] == LESION, LESION_WEIGHT, 1.0)
     return x, style, keep, values[target][inner], weight
+
+
+def turn(rng: np.random.Generator, turned: float, *volumes: Tensor) -> list[Tensor]:
+    """Mirror cubes (..., X, Y, Z) or turn them about any axes, all of them alike."""
+    axes, mirrored = (-3, -2, -1), (-3,)
+    if turned and rng.random() < turned:
+        axes, mirrored = tuple(int(axis) for axis in rng.permutation(axes)), axes
+    mirrored = [axis for axis in mirrored if rng.random() < 0.5]
+    return [volume.flip(mirrored).movedim(axes, (-3, -2, -1)) for volume in volumes]
 
 
 def _draw_edge(rng: np.random.Generator, *, foreign: bool) -> int:

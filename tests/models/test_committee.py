@@ -11,11 +11,13 @@ from safetensors.torch import save as save_tensors
 
 from bids_flair.models.committee import (
     AGREES,
+    AGREES_ALONE,
     AT_HOME,
     DISAGREES,
+    DISAGREES_ALONE,
     SHARE,
     SHARE_ABROAD,
-    SHARE_UNTOLD,
+    SHARE_ALONE,
     STRANGER,
     Committee,
     accord_of,
@@ -100,13 +102,31 @@ def test_elsewhere_the_network_for_foreign_scanners_has_its_say(committee, phant
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_from_one_contrast_the_network_for_foreign_scanners_has_less_of_a_say(committee, phantom):
+def test_one_contrast_does_not_tell_a_specialist_of_two_that_it_is_at_home(committee, phantom):
     images = normalise({'T1w': phantom.arrays['T1w']}, phantom.mask)
     voices = committee.voices(images, phantom.mask)
     assert [voice.role for voice in voices] == ['abroad', 'generalist']
-    heard = voices[0].weight[phantom.mask]
-    np.testing.assert_allclose(heard, SHARE_UNTOLD)
-    assert SHARE_UNTOLD < SHARE_ABROAD
+    np.testing.assert_allclose(voices[0].weight[phantom.mask], SHARE_ABROAD)
+
+
+def test_from_one_contrast_its_specialist_is_heard_as_far_as_it_agrees(committee, phantom, seen):
+    """One contrast relates to nothing: all there is to ask is whether the networks agree."""
+    images = normalise({'T1w': phantom.arrays['T1w']}, phantom.mask)
+    specialist = network(4, ('T1w',), style=0)
+    accord = accord_of(specialist, committee.generalist, images, phantom.mask)
+    nowhere = np.full((2, 1, 1, 10), np.nan)
+
+    def heard(at_home: float) -> dict[str, float]:
+        voices = committee.joined_by(specialist, nowhere, at_home).voices(images, phantom.mask)
+        return {voice.role: np.max(voice.weight[phantom.mask]) for voice in voices[:-1]}
+
+    assert heard(accord) == pytest.approx({'specialist': SHARE_ALONE})
+    assert heard(accord + AGREES_ALONE - 0.01) == pytest.approx({'specialist': SHARE_ALONE})
+    between = heard(accord + (AGREES_ALONE + DISAGREES_ALONE) / 2)
+    assert between == pytest.approx({'specialist': SHARE_ALONE / 2, 'abroad': SHARE_ABROAD / 2})
+    assert heard(accord + DISAGREES_ALONE + 0.01) == pytest.approx({'abroad': SHARE_ABROAD})
+    both = committee.joined_by(specialist, nowhere, accord).voices(seen, phantom.mask)
+    assert specialist not in [voice.network for voice in both]
 
 
 def test_a_specialist_that_contradicts_the_general_network_as_it_did_not_at_home_is_not_heard(

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,7 @@ from bids_flair.training.sampling import (
     draw_composition,
     draw_person,
     draw_styles,
+    turn,
 )
 
 INPUTS = Architecture().inputs
@@ -172,6 +174,18 @@ def test_targets_belong_to_their_voxels(people):
         white = (inner[:, 0] > 0.9) & (inner[:, 1] > 0) & (inner[:, 1] < 1.2)
         if white.sum() > 50:
             assert batch.target[white].median() == pytest.approx(1, abs=0.1)
+
+
+def test_blocks_are_turned_about_any_axes_all_their_volumes_alike():
+    block = torch.arange(64).reshape(4, 4, 4)
+    rng = np.random.default_rng(0)
+    turned = [turn(rng, 0.5, torch.stack([block, -block]), block) for _ in range(2000)]
+    for contrasts, depth in turned:
+        assert torch.equal(contrasts, torch.stack([depth, -depth]))
+    ways = Counter(tuple(depth.flatten().tolist()) for _, depth in turned)
+    assert len(ways) == 48
+    upright = ways[tuple(block.flatten().tolist())] + ways[tuple(block.flip(0).flatten().tolist())]
+    assert upright / 2000 == pytest.approx(1 - 0.5 * 46 / 48, abs=0.04)
 
 
 def test_every_subset_of_the_contrasts_occurs_and_never_none():
