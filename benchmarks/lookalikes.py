@@ -1,22 +1,33 @@
 #!/usr/bin/env python3
-"""Simulated sites that relate T1w to T2w as a scanner does that a model has specialists for.
+"""Simulated sites that pass for a scanner that a model has specialists for.
 
-Whether a specialist is heard there, and what its word costs: SSIM in a layer of 24 mm through the
-middle of the brain, of the nearest specialist alone, of the other networks, of the model as it
-answers, and as it would if nobody asked whether specialist and general network agree.
+From T1w and T2w, those that relate them as a known scanner does; from one of them, those where a
+specialist agrees with the general network about as it does at home. Whether it is heard there, and
+what its word costs: SSIM in a layer of 24 mm through the middle of the brain, of the nearest
+specialist alone, of the other networks, of the model as it answers, and as it would if nobody
+asked whether specialist and general network agree.
 
     benchmarks/lookalikes.py --sites 12
+    benchmarks/lookalikes.py --sites 12 --inputs T1w
 """
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from bids_flair.models.blocks import predict_blocks, tiles
-from bids_flair.models.committee import STRANGER, Committee, accord_of, distance, relations_of
+from bids_flair.models.committee import (
+    DISAGREES_ALONE,
+    STRANGER,
+    Committee,
+    accord_of,
+    distance,
+    relations_of,
+)
 from bids_flair.models.files import load_model
 from bids_flair.models.normalisation import Normalised
 from bids_flair.models.regressor import CPU
@@ -25,7 +36,6 @@ from bids_flair.training.evaluation import choose
 from bids_flair.training.rendering import draw_site, prepare_head, read_head
 
 LAYER = 24
-INPUTS = ('T1w', 'T2w')
 # Of none of the training seeds.
 FIRST, HEADS = 200_000, 6
 
@@ -35,8 +45,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--model', default='default')
     parser.add_argument('--sites', type=int, default=12)
+    parser.add_argument('--inputs', nargs='+', default=['T1w', 'T2w'], choices=['T1w', 'T2w'])
     parser.add_argument('--cache', type=Path, help='folder to keep the simulated heads in')
     args = parser.parse_args()
+    most = STRANGER if len(args.inputs) > 1 else DISAGREES_ALONE
     torch.set_num_threads(1)
     committee = load_model(args.model).network
     with tempfile.TemporaryDirectory() as scratch:
@@ -51,22 +63,33 @@ def main() -> None:
             rng = np.random.default_rng([FIRST, drawn])
             drawn += 1
             cut = heads[drawn % HEADS].whole(rng, draw_site(rng))
-            brain, images = cut.depth > 0, choose(cut, INPUTS)
-            away, which = _nearest(committee, images, brain)
-            if away < STRANGER:
+            brain, images = cut.depth > 0, choose(cut, args.inputs)
+            away, which = _nearest(committee, args.inputs, images, brain)
+            if away < most:
                 rows.append((away, *_measure(committee, which, images, brain, cut.values)))
                 print('| ' + ' | '.join(f'{value:.3f}' for value in rows[-1]) + ' |', flush=True)
     print('| ' + ' | '.join(f'**{value:.3f}**' for value in np.mean(rows, 0)) + ' |')
-    print(f'{len(rows)} of {drawn} sites are within {STRANGER} of a known scanner.')
+    print(f'{len(rows)} of {drawn} sites are within {most} of a known scanner.')
 
 
-def _nearest(committee: Committee, images: Normalised, brain: np.ndarray) -> tuple[float, int]:
-    """Distance to the nearest of the known scanners, and one of its specialists."""
+def _nearest(
+    committee: Committee, inputs: Sequence[str], images: Normalised, brain: np.ndarray
+) -> tuple[float, int]:
+    """How far the nearest of the known scanners is, and one of its specialists for these inputs.
+
+    In spreads from two contrasts, in correlation from one.
+    """
     found = []
     for i, specialist in enumerate(committee.specialists):
-        names = specialist.architecture.inputs
-        home = getattr(committee, f'home_{i}').double().numpy()
-        found.append((distance(relations_of(images.pick(names), brain, names), home), i))
+        if specialist.architecture.inputs != tuple(inputs):
+            continue
+        if len(inputs) > 1:
+            home = getattr(committee, f'home_{i}').double().numpy()
+            away = distance(relations_of(images.pick(inputs), brain, inputs), home)
+        else:
+            accord = accord_of(specialist, committee.generalist, images, brain)
+            away = float(committee.accords[i]) - accord
+        found.append((away, i))
     return min(found)
 
 

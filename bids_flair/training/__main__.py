@@ -99,7 +99,7 @@ def _add_specialists(
                 learning_rate=args.learning_rate,
                 structure=args.structure,
                 architecture=architecture,
-                sampling=Sampling.of_one_scanner(drop=False),
+                sampling=Sampling.of_one_scanner(people, drop=False),
             )
             count = args.specialists if architecture is shared else args.alone
             checkpoint = args.out / f'checkpoint-{i}-{"+".join(architecture.inputs)}.safetensors'

@@ -232,7 +232,7 @@ def _fit_paper(
     network, history = train_paper(
         people.training, validation, architecture, recipe, plan.target, checkpoint, world
     )
-    remember_styles(network, people.training, _sampling(plan), plan.seed)
+    remember_styles(network, people.training, _sampling(plan, people.training), plan.seed)
     return network, history
 
 
@@ -245,7 +245,7 @@ def _fit_default(
     world: World,
 ) -> tuple[Regressor, list[Epoch]]:
     validation = next(iter(people.validation), None)
-    training = _training(plan, architecture)
+    training = _training(plan, architecture, people.training)
     fitted = train_specialist(people.training, training, checkpoint, device, validation, world)
     return fitted.network, fitted.history
 
@@ -261,10 +261,10 @@ def _fine_tune(
 ) -> tuple[Committee, list[Epoch]]:
     """Specialists for the cohort's scanner, who join the model that one begins with."""
     validation = next(iter(people.validation), None)
+    training = _training(plan, architecture, people.training)
     fitted = train_specialists(
-        people.training, start, _training(plan, architecture), SPECIALISTS, checkpoint, device,
-        validation, world,
-    )  # fmt: skip
+        people.training, start, training, SPECIALISTS, checkpoint, device, validation, world
+    )
     network, history = start, []
     for number, one in enumerate(fitted, 1):
         network = join(network, one.network, people.training)
@@ -272,22 +272,22 @@ def _fine_tune(
     return network, history
 
 
-def _training(plan: Plan, architecture: Architecture) -> Training:
+def _training(plan: Plan, architecture: Architecture, people: Sequence[Person]) -> Training:
     return Training(
         steps=plan.epochs * EPOCH_STEPS,
         seed=plan.seed,
         learning_rate=plan.learning_rate,
         patience=plan.patience,
         architecture=architecture,
-        sampling=_sampling(plan),
+        sampling=_sampling(plan, people),
     )
 
 
-def _sampling(plan: Plan) -> Sampling:
+def _sampling(plan: Plan, people: Sequence[Person]) -> Sampling:
     """Blocks of a cohort as its own scanner shows them."""
     # A specialist is only ever heard on all of its inputs.
     drop = not (plan.every_input or plan.start)
-    return Sampling.of_one_scanner(target=plan.target, batch=plan.batch, drop=drop)
+    return Sampling.of_one_scanner(people, target=plan.target, batch=plan.batch, drop=drop)
 
 
 def _inputs_of(person: Person, inputs: Sequence[str]) -> tuple[str, ...]:

@@ -255,6 +255,25 @@ def share_samples(people: Sequence[Person]) -> list[Person]:
     return [replace(person, sample=drawn[own]) for person, own in zip(people, has, strict=True)]
 
 
+def evenness(person: Person) -> float:
+    """How far a person varies from voxel to voxel along the least sharp axis of any contrast.
+
+    A share of what it is along that contrast's sharpest axis: .7 to .9 in images of 1 mm, about .5
+    in slices of 3 mm.
+    """
+    found, brain = [], person.depth > RIM_MM // 2
+    for value, presence in zip(person.values, person.presence, strict=True):
+        steps = []
+        for axis in range(3):
+            along = np.moveaxis(value.astype(np.float32), axis, 0)
+            inside = np.moveaxis(presence & brain, axis, 0)
+            both = inside[1:] & inside[:-1]
+            steps.append(np.abs(np.diff(along, axis=0))[both].mean() if both.any() else 0.0)
+        if min(steps) > 0:
+            found.append(min(steps) / max(steps))
+    return min(found, default=1.0)
+
+
 def hash_person(person: Person) -> str:
     """Of a person's normalised volumes: what was trained on, to the bit."""
     return hashlib.sha256(np.ascontiguousarray(person.values).tobytes()).hexdigest()[:16]

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.models.regressor import STYLE_QUANTILES, Shape
-from bids_flair.training.corpus import BORDER, BRIGHT, LESION, ORDINARY, Person
+from bids_flair.training.corpus import BORDER, BRIGHT, LESION, ORDINARY, Person, evenness
 from bids_flair.training.distributed import ALONE, World
 from bids_flair.training.rendering import SimulatedPerson
 
@@ -29,6 +29,8 @@ LESION_WEIGHT = 4.0
 STYLE_NOISE = 0.02
 # Spread of the exponent by which bright voxels are more frequent than dark ones.
 COMPOSITION = 1.0
+# Share of blocks that are turned, and from which `evenness` of so many people on.
+TURNED, EVEN, LOOKED_AT = 0.5, 0.65, 8
 # How much of the changes of contrast, shading and noise a block gets that is not foreign.
 AT_HOME = 0.4
 # Where a brain mask may end: so deep, in mm.
@@ -58,12 +60,14 @@ class Sampling:
     turned: float = 0.0
 
     @classmethod
-    def of_one_scanner(cls, **others: Any) -> 'Sampling':
-        """For a few people of one scanner, shown as it shows them, but not as they lie in it.
+    def of_one_scanner(cls, people: Sequence[Person], **others: Any) -> 'Sampling':
+        """For people of one scanner, shown as it shows them, but not always as they lie in it.
 
-        Their lesions have few directions, and are told by those instead of by how they look.
+        The lesions of a few have few directions, and are told by those instead of by how they
+        look. Where slices are thick, the scanner itself has a direction, and nothing is turned.
         """
-        return cls(real=1.0, foreign=0.0, turned=0.5, **others)
+        even = np.mean([evenness(person) for person in people[:LOOKED_AT]]) > EVEN
+        return cls(real=1.0, foreign=0.0, turned=TURNED if even else 0.0, **others)
 
 
 @dataclass(frozen=True)

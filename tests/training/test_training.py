@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, uniform_filter
 from skimage.metrics import structural_similarity
 
 from bids_flair.errors import BidsFlairError
@@ -186,6 +186,23 @@ def test_blocks_are_turned_about_any_axes_all_their_volumes_alike():
     assert len(ways) == 48
     upright = ways[tuple(block.flatten().tolist())] + ways[tuple(block.flip(0).flatten().tolist())]
     assert upright / 2000 == pytest.approx(1 - 0.5 * 46 / 48, abs=0.04)
+
+
+def test_people_in_thick_slices_are_not_turned(tmp_path):
+    """Whose images have a direction: a block that lies across it looks like no other person."""
+
+    def turned(blur: tuple[int, int, int]) -> float:
+        noise = np.random.default_rng(0).normal(100, 10, (30, 30, 30))
+        brain = np.zeros((30, 30, 30), bool)
+        brain[5:25, 5:25, 5:25] = True
+        images = {'T1w': noise, 'FLAIR': uniform_filter(noise, blur)}
+        folder = tmp_path / str(blur)
+        write_person(folder, images, brain, np.zeros_like(brain))
+        return Sampling.of_one_scanner([read_person(folder)]).turned
+
+    assert turned((2, 2, 2)) == 0.5
+    for thick in ((1, 1, 4), (4, 1, 1)):
+        assert turned(thick) == 0
 
 
 def test_every_subset_of_the_contrasts_occurs_and_never_none():
