@@ -86,7 +86,8 @@ def _add_specialists(
     cache: Path,
 ) -> None:
     """Train networks for each dataset, join them to the model to start with, and score that."""
-    device, trained = pick_device(args.device), []
+    device, trained, accords = pick_device(args.device), [], {}
+    elsewhere = [json.loads(file.read_text()) for file in args.accords]
     abroad = load_model(args.abroad) if args.abroad else None
     network = Committee(start.network, abroad=abroad and abroad.network)
     for i, people in enumerate(real):
@@ -106,6 +107,10 @@ def _add_specialists(
             fitted = train_specialists(people, start.network, training, count, checkpoint, device)
             for one in fitted:
                 network = join(network, one.network, people)
+                key = f'{i} {"+".join(architecture.inputs)}'
+                accords[key] = float(network.accords[-1])
+                if elsewhere:
+                    network.accords[-1] = np.mean([found[key] for found in elsewhere])
             names = [person.name for person in people]
             trained.append(
                 {'people': names, 'networks': len(fitted), 'configuration': asdict(training)}
@@ -113,6 +118,7 @@ def _add_specialists(
     scores = [evaluate(network, p.name, p.whole(), device) for p in left_out]
     scores += _score_simulated(network, args.test_simulated, cache, device)
     (args.out / 'scores.json').write_text(json.dumps(scores) + '\n')
+    (args.out / 'accords.json').write_text(json.dumps(accords) + '\n')
     scores = [entry for file in args.scores for entry in json.loads(file.read_text())] + scores
     card = {**start.card, 'name': args.name, 'specialist_training': trained, **_scored(scores)}
     card['started_abroad_from'] = abroad and abroad.card['sha256']
@@ -148,6 +154,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         nargs='*',
         default=[],
         help='scores.json of runs that left people out, for the card and the calibration',
+    )
+    add(
+        '--accords',
+        type=Path,
+        nargs='*',
+        default=[],
+        help='with --specialists: accords.json of such runs, whose agreement of specialists and '
+        'general network is to be asked for instead of the one of these, which may know their '
+        'people by heart',
     )
     add('--steps', type=int, default=8000, help='length of the schedule (default: %(default)s)')
     add('--learning-rate', type=float, default=3e-3, help='largest one (default: %(default)s)')

@@ -7,7 +7,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
 from bids_flair.models.files import load_model
 from bids_flair.training import __main__ as command
@@ -48,7 +47,15 @@ def test_specialists_join_a_general_network(derivatives, tmp_path, monkeypatch):
     )  # fmt: skip
     seen = [one.architecture.inputs for one in model.network.specialists]
     assert seen == [('T1w', 'T2w'), ('T1w', 'T2w'), ('T1w',), ('T2w',)]
-    assert torch.isfinite(model.network.accords).all()
+    accords = json.loads((tmp_path / 'all/accords.json').read_text())
+    assert model.network.accords[1:].tolist() == pytest.approx(list(accords.values()))
+    elsewhere = tmp_path / 'elsewhere.json'
+    elsewhere.write_text(json.dumps(dict.fromkeys(accords, 0.25)))
+    other = load_model(
+        train('all', '--leave-out', 'sub-02', '--start', general, '--abroad', general,
+              '--specialists', 2, '--seed', 5, '--accords', elsewhere)
+    )  # fmt: skip
+    assert other.network.accords.tolist() == [0.25] * 4
     assert model.network.abroad is not None
     trained = model.card['specialist_training']
     assert [one['networks'] for one in trained] == [2, 1, 1]
