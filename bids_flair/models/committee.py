@@ -118,7 +118,7 @@ class Committee(nn.Module):
         at_hand = images.pick(self.architecture.inputs).presence.any((1, 2, 3)).sum()
         for i, specialist in enumerate(self.specialists):
             inputs = images.pick(specialist.architecture.inputs).presence
-            # One contrast of several is nothing that another specialist does not see, too.
+            # One contrast tells a scanner less surely than two do: it is for want of others.
             if not inputs.any((1, 2, 3)).all() or (at_hand > 1 and _takes_one(specialist)):
                 continue
             trust = self._familiar(i, images, mask, device) * len(inputs) / at_hand

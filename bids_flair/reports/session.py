@@ -191,7 +191,7 @@ def _details(sidecar: dict[str, Any]) -> dict[str, str]:
         'Synthesised from': ', '.join(sidecar['SynthesisInputs']),
         'Model': f'{model.get("name", "")} {model.get("version", "")}',
         'SHA-256 of the weights': model.get('sha256', ''),
-        'Scanner': f'one that specialists of the model know, heard for {known:.0%}'
+        'Scanner': f'like one that specialists of the model know: they count for {known:.0%}'
         if known
         else 'none that the model has a specialist for',
         'Device': sidecar['Device'],
