@@ -28,6 +28,8 @@ class _SynthesizeFlairInputSpec(BaseInterfaceInputSpec):
     untrusted = traits.List(traits.Str, desc='images that are not to be used after all')
     mask = File(exists=True, mandatory=True, desc='brain mask on the reference grid')
     model = traits.Str('default', usedefault=True, desc='name or path of the model')
+    # By its name alone, a model that was trained again would pass for the one of before.
+    fingerprint = traits.Str(desc='of the model: a FLAIR in the work folder of another is stale')
     device = traits.Str('auto', usedefault=True, nohash=True, desc='auto, cpu, cuda, cuda:N, mps')
     use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc='schedule as a GPU node')
     num_threads = traits.Int(1, usedefault=True, nohash=True, desc='threads for PyTorch')

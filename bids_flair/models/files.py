@@ -16,12 +16,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from bids_flair.errors import BidsFlairError, ExitCode
+from bids_flair.models.cards import find_weights, read_card
 from bids_flair.models.committee import Committee
 from bids_flair.models.network import Architecture, PatchRegressor
 from bids_flair.models.paper import PaperArchitecture, PaperNetwork
 from bids_flair.models.regressor import Regressor
 
-SHIPPED = Path(__file__).parent / 'weights'
 NETWORKS = {
     'PatchRegressor': (PatchRegressor, Architecture),
     'PaperNetwork': (PaperNetwork, PaperArchitecture),
@@ -35,11 +35,6 @@ class Model:
     name: str
     network: Regressor | Committee
     card: dict[str, Any]
-
-
-def shipped_models() -> tuple[str, ...]:
-    """Names of the models that come with the package."""
-    return tuple(sorted(path.stem for path in SHIPPED.glob('*.safetensors')))
 
 
 def load_model(name_or_path: str | Path) -> Model:
@@ -56,8 +51,8 @@ def load_model(name_or_path: str | Path) -> Model:
     BidsFlairError
         If a file is missing, cannot be understood, or the weights are not those of the card.
     """
-    weights = _find(name_or_path)
-    card = _read_card(weights.with_suffix('.json'))
+    weights = find_weights(name_or_path)
+    card = read_card(weights.with_suffix('.json'))
     content = weights.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != card['sha256']:
@@ -138,52 +133,3 @@ def _build_one(description: Mapping[str, Any]) -> Regressor:
     network, architecture = NETWORKS[description['network']]
     shape = description['architecture']
     return network(architecture(**shape | {'inputs': tuple(shape['inputs'])}))
-
-
-def _find(name_or_path: str | Path) -> Path:
-    if str(name_or_path) in shipped_models():
-        return SHIPPED / f'{name_or_path}.safetensors'
-    path = Path(name_or_path)
-    if path.is_dir():
-        inside = sorted(path.glob('*.safetensors'))
-        if len(inside) != 1:
-            raise BidsFlairError(
-                f'{path} holds {len(inside)} .safetensors files: give the one to use.',
-                ExitCode.INPUT_MISSING,
-            )
-        return inside[0]
-    if path.suffix not in ('.safetensors', '.json') or not path.exists():
-        raise BidsFlairError(
-            f'no model {name_or_path!s}: give one of {", ".join(shipped_models()) or "none"} '
-            '(shipped), or the path of a .safetensors file with its .json beside it.',
-            ExitCode.INPUT_MISSING,
-        )
-    weights = path.with_suffix('.safetensors')
-    for file in (weights, weights.with_suffix('.json')):
-        if not file.exists():
-            raise BidsFlairError(
-                f'{path} is half a model: {file} is missing. Copy it beside the other.',
-                ExitCode.INPUT_MISSING,
-            )
-    return weights
-
-
-def _read_card(path: Path) -> dict[str, Any]:
-    try:
-        card = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise BidsFlairError(
-            f'the model has no card: {path} is missing. Copy it beside the weights.',
-            ExitCode.INPUT_MISSING,
-        ) from error
-    except json.JSONDecodeError as error:
-        raise BidsFlairError(
-            f'{path} is not JSON ({error}). Copy the model again.', ExitCode.DATA_UNUSABLE
-        ) from error
-    missing = {'network', 'architecture', 'inputs', 'target', 'sha256'} - set(card)
-    if missing:
-        raise BidsFlairError(
-            f'{path} is not the card of a model: it lacks {", ".join(sorted(missing))}.',
-            ExitCode.DATA_UNUSABLE,
-        )
-    return card

@@ -13,6 +13,7 @@ from bids_flair.interfaces.synthesis import (
     SynthesizeFlair,
     untrusted_images,
 )
+from bids_flair.models.cards import fingerprint
 
 
 def init_synthesis_wf(
@@ -86,7 +87,13 @@ def init_synthesis_wf(
     # One process for each GPU: MultiProc charges n_procs of a GPU node as GPU slots.
     n_procs = 1 if use_gpu else omp_nthreads
     synthesize = pe.Node(
-        SynthesizeFlair(model=model, device=device, use_gpu=use_gpu, num_threads=n_procs),
+        SynthesizeFlair(
+            model=model,
+            fingerprint=fingerprint(model),
+            device=device,
+            use_gpu=use_gpu,
+            num_threads=n_procs,
+        ),
         name='synthesize_flair',
         n_procs=n_procs,
         mem_gb=3.0,

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from bids_flair.errors import BidsFlairError, ExitCode
-from bids_flair.models.files import SHIPPED, load_model, save_model, shipped_models
+from bids_flair.models.cards import SHIPPED, shipped_models
+from bids_flair.models.files import load_model, save_model
 from bids_flair.models.network import Architecture, PatchRegressor
 
 
