@@ -49,7 +49,7 @@ def test_every_training_is_one_that_the_program_knows(calls):
 def test_every_model_to_begin_with_is_one_that_is_made(calls):
     for call in calls:
         args = parse(call)
-        for model in filter(None, (args.start, args.abroad)):
+        for model in filter(None, (args.start, *args.abroad)):
             assert Path(model).exists()
 
 

@@ -51,19 +51,20 @@ class Committee(nn.Module):
     specialists : sequence of Regressor
         Each knows one scanner; their inputs are among the generalist's. One that takes a single
         contrast is heard where there is no other.
-    abroad : Regressor, optional
-        Is heard where no specialist is at home.
+    abroad : sequence of Regressor
+        One of them is heard where no specialist is at home: one that takes a single contrast where
+        there is no other, or else the first that takes several.
     """
 
     def __init__(
         self,
         generalist: Regressor,
         specialists: Sequence[Regressor] = (),
-        abroad: Regressor | None = None,
+        abroad: Sequence[Regressor] = (),
     ):
         super().__init__()
         self.generalist = generalist
-        self.abroad = abroad
+        self.abroad = nn.ModuleList(abroad)
         self.specialists = nn.ModuleList(specialists)
         for i, specialist in enumerate(specialists):
             count = len(specialist.architecture.inputs)
@@ -99,12 +100,24 @@ class Committee(nn.Module):
             share = SHARE_ALONE if _takes_one(specialist) else SHARE
             voices.append(Voice(specialist, share * trust, 'specialist'))
             known += trust
-        if self.abroad is not None:
-            there = images.pick(self.abroad.architecture.inputs).presence.any((1, 2, 3))
-            if there.any() and (known[mask] < 1).any():
-                voices.append(Voice(self.abroad, SHARE_ABROAD * (1 - known), 'abroad'))
+        abroad = self._abroad(images)
+        if abroad is not None and (known[mask] < 1).any():
+            voices.append(Voice(abroad, SHARE_ABROAD * (1 - known), 'abroad'))
         rest = 1 - sum(voice.weight for voice in voices)
         return [*voices, Voice(self.generalist, rest, 'generalist')]
+
+    def _abroad(self, images: Normalised) -> Regressor | None:
+        """Who is heard abroad."""
+        names = self.architecture.inputs
+        there = images.pick(names).presence.any((1, 2, 3))
+        at_hand = [name for name, present in zip(names, there, strict=True) if present]
+        alone = [one for one in self.abroad if list(one.architecture.inputs) == at_hand]
+        wide = [
+            one
+            for one in self.abroad
+            if not _takes_one(one) and set(one.architecture.inputs) & set(at_hand)
+        ]
+        return next(iter([*alone, *wide]), None)
 
     def _at_home(
         self, images: Normalised, mask: np.ndarray, device: torch.device

@@ -6,6 +6,7 @@ Never a pickle: loading a model runs no code from it.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+from torch import Tensor
 
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.models.cards import find_weights, read_card
@@ -65,8 +67,7 @@ def load_model(name_or_path: str | Path) -> Model:
     try:
         tensors = load_tensors(content)
         if isinstance(network, Committee):
-            # Older committees were written without.
-            tensors.setdefault('accords', network.accords)
+            tensors = _of_today(tensors, network)
         network.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         raise BidsFlairError(
@@ -99,7 +100,7 @@ def save_model(weights: Path, network: Regressor | Committee, card: Mapping[str,
         **card,
         **_describe(network.generalist if together else network),
         'specialists': [_describe(one) for one in network.specialists] if together else [],
-        'abroad': _describe(network.abroad) if together and network.abroad else None,
+        'abroad': [_describe(one) for one in network.abroad] if together else [],
         'sha256': hashlib.sha256(content).hexdigest(),
     }
     weights.parent.mkdir(parents=True, exist_ok=True)
@@ -125,8 +126,17 @@ def _describe(network: Regressor) -> dict[str, Any]:
 def _build(card: Mapping[str, Any]) -> Regressor | Committee:
     network = _build_one(card)
     specialists = [_build_one(one) for one in card.get('specialists', [])]
-    abroad = _build_one(card['abroad']) if card.get('abroad') else None
+    abroad = card.get('abroad') or []
+    abroad = [_build_one(one) for one in (abroad if isinstance(abroad, list) else [abroad])]
     return Committee(network, specialists, abroad) if specialists or abroad else network
+
+
+def _of_today(tensors: dict[str, Tensor], committee: Committee) -> dict[str, Tensor]:
+    """Older committees were written without accords, and with one network for abroad."""
+    numbered = re.compile(r'abroad\.(?!\d+\.)')
+    return {'accords': committee.accords} | {
+        numbered.sub('abroad.0.', key): value for key, value in tensors.items()
+    }
 
 
 def _build_one(description: Mapping[str, Any]) -> Regressor:

@@ -5,7 +5,8 @@ convolution, so that a block of voxels shares the work, and none of it is padded
 depends on the same input voxels whatever block it was computed in.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,9 @@ PATCH = 5
 # What a value is centred on and divided by.
 CENTRES = {'T1w': 0.8, 'T2w': 1.5, 'MD': 1.1, 'FA': 0.25, 'S0': 1.4, 'FLAIR': 1.0}
 SPREADS = {'T1w': 0.25, 'T2w': 0.8, 'MD': 0.6, 'FA': 0.2, 'S0': 0.6, 'FLAIR': 0.3}
+
+# What a network keeps of each of its inputs.
+OF_INPUTS = ('centres', 'spreads', 'style_mean', 'style_covariance', 'style_limits')
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,27 @@ class PatchRegressor(Regressor):
 
     def _excess(self, level: int, margin: int) -> int:
         return self.architecture.halo // 2**level - PATCH // 2 - margin
+
+
+def narrowed(network: PatchRegressor, inputs: Sequence[str]) -> PatchRegressor:
+    """The same network for some of its inputs alone: it answers as if the others were absent.
+
+    What it remembers of the people whom it was trained on is not kept.
+    """
+    known = network.architecture.inputs
+    chosen = [known.index(name) for name in inputs]
+    narrow = PatchRegressor(replace(network.architecture, inputs=tuple(inputs)))
+    weights, own = network.state_dict(), narrow.state_dict()
+    own |= {key: weights[key] for key in own if key not in OF_INPUTS}
+    for i in range(network.architecture.levels):
+        # Values, then what is present of each.
+        patch = f'levels.{i}.patch.weight'
+        own[patch] = weights[patch][:, [*chosen, *(len(known) + c for c in chosen)]]
+    if network.style is not None:
+        styles = weights['style.0.weight'].unflatten(1, (len(known), -1))
+        own['style.0.weight'] = styles[:, chosen].flatten(1)
+    narrow.load_state_dict(own)
+    return narrow
 
 
 class _Level(nn.Module):

@@ -17,7 +17,7 @@ from bids_flair.models.committee import Committee
 from bids_flair.models.familiarity import Familiarity
 from bids_flair.models.files import Model, load_model, save_model
 from bids_flair.models.inference import pick_device
-from bids_flair.models.network import Architecture
+from bids_flair.models.network import Architecture, narrowed
 from bids_flair.training.cohort import find_cases
 from bids_flair.training.corpus import Person, describe, hash_person, open_case, share_samples
 from bids_flair.training.evaluation import calibrate, evaluate, without_curves
@@ -50,19 +50,22 @@ def main() -> None:
     if args.specialists:
         _add_specialists(args, start, real, left_out, cache)
         return
+    begin = start and start.network
+    architecture = begin.architecture if begin else Architecture()
+    if args.inputs:
+        begin = begin and narrowed(begin, args.inputs)
+        architecture = replace(architecture, inputs=tuple(args.inputs))
     training = Training(
         steps=args.steps,
         seed=args.seed,
         learning_rate=args.learning_rate,
         structure=args.structure,
-        architecture=start.network.architecture if start else Architecture(),
+        architecture=architecture,
         sampling=Sampling(real=args.real),
     )
     device = pick_device(args.device)
     checkpoint = args.out / 'checkpoint.safetensors'
-    fitted = fit(
-        real, simulated, training, checkpoint, args.minutes, device, start and start.network
-    )
+    fitted = fit(real, simulated, training, checkpoint, args.minutes, device, begin)
     network = fitted.network
     inputs = training.architecture.inputs
     styles = draw_styles(real, simulated, training.sampling, inputs, args.seed, STYLES)
@@ -88,8 +91,8 @@ def _add_specialists(
     """Train networks for each dataset, join them to the model to start with, and score that."""
     device, trained, accords = pick_device(args.device), [], {}
     elsewhere = [json.loads(file.read_text()) for file in args.accords]
-    abroad = load_model(args.abroad) if args.abroad else None
-    network = Committee(start.network, abroad=abroad and abroad.network)
+    abroad = [load_model(name) for name in args.abroad]
+    network = Committee(start.network, abroad=[model.network for model in abroad])
     for i, people in enumerate(real):
         shared = architecture_for(people, network.architecture.inputs)
         alone = [replace(shared, inputs=(name,)) for name in shared.inputs if name in ANATOMICAL]
@@ -121,7 +124,7 @@ def _add_specialists(
     (args.out / 'accords.json').write_text(json.dumps(accords) + '\n')
     scores = [entry for file in args.scores for entry in json.loads(file.read_text())] + scores
     card = {**start.card, 'name': args.name, 'specialist_training': trained, **_scored(scores)}
-    card['started_abroad_from'] = abroad and abroad.card['sha256']
+    card['started_abroad_from'] = [model.card['sha256'] for model in abroad]
     save_model(args.out / f'{args.name}.safetensors', network, card)
 
 
@@ -187,7 +190,20 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help='with --specialists: N more for each of T1w and T2w alone (default: %(default)s)',
     )
     add('--start', help='model to begin with, name or path (default: random weights)')
-    add('--abroad', help='with --specialists: model that is heard where none of them is at home')
+    add(
+        '--abroad',
+        nargs='*',
+        default=[],
+        metavar='MODEL',
+        help='with --specialists: models to be heard where none of them is at home; one that '
+        'takes a single contrast where there is no other',
+    )
+    add(
+        '--inputs',
+        nargs='+',
+        metavar='CONTRAST',
+        help='of those of the network to begin with: train one for these alone',
+    )
     add('--minutes', type=float, default=math.inf, help='stop then; the same call goes on')
     add('--threads', type=int, default=1)
     add('--device', default='auto', help='auto, cpu, cuda, ... (default: %(default)s)')

@@ -36,7 +36,7 @@ def evaluate(
     target: str = 'FLAIR',
     subsets: Sequence[Sequence[str]] = SUBSETS,
 ) -> dict[str, object]:
-    """Scores from every one of the subsets of contrasts that a whole person has.
+    """Scores from every one of the subsets of contrasts that a person has and the network takes.
 
     Returns
     -------
@@ -51,6 +51,8 @@ def evaluate(
     lesions = (cut.kind == LESION) & brain
     entry = {'person': name, 'mask': 'brain', 'inputs': {}}
     for subset in subsets:
+        if not set(subset) <= set(network.architecture.inputs):
+            continue
         if not all(cut.presence[CONTRASTS.index(contrast)].any() for contrast in subset):
             continue
         inputs = choose(cut, subset)

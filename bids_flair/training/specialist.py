@@ -10,7 +10,7 @@ import torch
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.models.committee import Committee, accord_of, relations
 from bids_flair.models.familiarity import Familiarity
-from bids_flair.models.network import Architecture, PatchRegressor
+from bids_flair.models.network import Architecture, PatchRegressor, narrowed
 from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.models.regressor import CPU, Regressor
 from bids_flair.training.corpus import Person
@@ -23,8 +23,6 @@ STYLES = 1000
 SCANNER_STYLES = 200
 # People on whom a specialist and the general network are compared, at most.
 ASKED = 8
-# What a network keeps of each of its inputs.
-OF_INPUTS = ('centres', 'spreads', 'style_mean', 'style_covariance', 'style_limits')
 
 
 def train_specialists(
@@ -52,7 +50,7 @@ def train_specialists(
         fitted.append(
             train_specialist(
                 people,
-                replace(training, seed=training.seed + twin),
+                training_of_twin(training, twin),
                 checkpoint.with_stem(f'{checkpoint.stem}-{twin}'),
                 device,
                 validation,
@@ -63,27 +61,33 @@ def train_specialists(
     return fitted
 
 
+def training_of_twin(training: Training, twin: int) -> Training:
+    """How one of several networks is trained: by a seed of its own, and every third is not shown
+    turned blocks. That one knows a place in the brain by its direction, and errs elsewhere.
+    """
+    sampling = training.sampling
+    if twin % 3 == 2:
+        sampling = replace(sampling, turned=0.0)
+    return replace(training, seed=training.seed + twin, sampling=sampling)
+
+
 def specialised(
     general: PatchRegressor, people: Sequence[Person], training: Training
 ) -> PatchRegressor:
     """The general network as it answers on one scanner, in the shape of a specialist.
 
-    Of its inputs, those that a specialist has not are cut out: absent, they were 0. Its gains and
-    offsets for the style of the scanner become part of the layer that they follow.
+    Its gains and offsets for the style of the scanner become part of the layer that they follow.
     """
     names = training.architecture.inputs
-    known = general.architecture.inputs
-    chosen = [known.index(name) for name in names]
+    narrow = narrowed(general, names)
     styles = draw_styles([people], [], training.sampling, names, training.seed, SCANNER_STYLES)
-    style = torch.full((1, len(known), styles.shape[-1]), torch.nan)
-    style[0, chosen] = torch.from_numpy(styles.mean(0)).float()
-    network = PatchRegressor(replace(general.architecture, inputs=names, style=0))
-    weights, own = general.state_dict(), network.state_dict()
-    own |= {key: weights[key] for key in own if key in weights and key not in OF_INPUTS}
+    network = PatchRegressor(replace(narrow.architecture, style=0))
+    weights = narrow.state_dict()
+    own = {key: weights[key] for key in network.state_dict()}
     with torch.no_grad():
-        for i, (gain, offset) in enumerate(general.adapt(style)[0]):
-            patch, widen = f'levels.{i}.patch.weight', f'levels.{i}.widen'
-            own[patch] = weights[patch][:, [*chosen, *(len(known) + c for c in chosen)]]
+        style = torch.from_numpy(styles.mean(0)).float()
+        for i, (gain, offset) in enumerate(narrow.adapt(style[None])[0]):
+            widen = f'levels.{i}.widen'
             own[f'{widen}.weight'] = weights[f'{widen}.weight'] * (1 + gain)[:, None]
             own[f'{widen}.bias'] = weights[f'{widen}.bias'] * (1 + gain) + offset
     network.load_state_dict(own)

@@ -52,7 +52,7 @@ def seen(phantom):
 @pytest.fixture
 def committee(phantom, seen):
     home = relations_of(seen.pick(PAIR), phantom.mask, PAIR)
-    alone = Committee(network(0, ('T1w', 'T2w', 'MD')), abroad=network(3, ('T1w', 'T2w')))
+    alone = Committee(network(0, ('T1w', 'T2w', 'MD')), abroad=[network(3, ('T1w', 'T2w'))])
     return alone.joined_by(network(1, PAIR, style=0), home)
 
 
@@ -96,7 +96,7 @@ def test_elsewhere_the_network_for_foreign_scanners_has_its_say(committee, phant
     faint = {'T1w': 500 + 0.1 * phantom.arrays['T1w'], 'T2w': phantom.arrays['T2w']}
     images = normalise(faint, phantom.mask)
     found = predict(committee, images, phantom.mask, CPU)[0]
-    members = (committee.abroad, committee.generalist)
+    members = (committee.abroad[0], committee.generalist)
     abroad, general = (predict(one, images, phantom.mask, CPU)[0] for one in members)
     expected = SHARE_ABROAD * abroad + (1 - SHARE_ABROAD) * general
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -107,6 +107,20 @@ def test_one_contrast_does_not_tell_a_specialist_of_two_that_it_is_at_home(commi
     voices = committee.voices(images, phantom.mask)
     assert [voice.role for voice in voices] == ['abroad', 'generalist']
     np.testing.assert_allclose(voices[0].weight[phantom.mask], SHARE_ABROAD)
+
+
+def test_abroad_one_contrast_has_a_network_of_its_own(committee, phantom):
+    of_t1w = network(5, ('T1w',))
+    both = Committee(committee.generalist, abroad=[*committee.abroad, of_t1w])
+
+    def heard(*names: str) -> PatchRegressor:
+        images = normalise({name: phantom.arrays[name] for name in names}, phantom.mask)
+        return both.voices(images, phantom.mask)[0].network
+
+    assert heard('T1w') is of_t1w
+    for names in (('T2w',), PAIR, ('T1w', 'MD')):
+        assert heard(*names) is committee.abroad[0]
+    assert heard('MD') is committee.generalist
 
 
 def test_from_one_contrast_its_specialist_is_heard_as_far_as_it_agrees(committee, phantom, seen):
@@ -210,16 +224,19 @@ def test_a_committee_is_read_back_as_it_was_written(committee, phantom, seen, tm
     )
 
 
-def test_a_committee_that_was_never_asked_whether_it_agrees_is_still_read(
-    committee, phantom, seen, tmp_path
-):
+def test_a_committee_of_before_is_still_read(committee, phantom, seen, tmp_path):
+    """It was never asked whether it agrees, and there was one network for abroad, not a list."""
     path = tmp_path / 'older.safetensors'
     model = save_model(path, committee, {'inputs': ['T1w', 'T2w', 'MD'], 'target': 'FLAIR'})
     older = load_tensors(path.read_bytes())
     del older['accords']
+    older = {key.replace('abroad.0.', 'abroad.', 1): value for key, value in older.items()}
     content = save_tensors(older)
     path.write_bytes(content)
     card = model.card | {'sha256': hashlib.sha256(content).hexdigest()}
+    card['abroad'] = card['abroad'][0]
     path.with_suffix('.json').write_text(json.dumps(card))
-    roles = [v.role for v in load_model(path).network.voices(seen, phantom.mask)]
-    assert roles == ['specialist', 'generalist']
+    again = load_model(path).network
+    assert [v.role for v in again.voices(seen, phantom.mask)] == ['specialist', 'generalist']
+    weights = (one.abroad[0].mean.weight for one in (again, committee))
+    assert torch.equal(*weights)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bids_flair.models.network import CENTRES, SPREADS, Architecture, PatchRegressor
+from bids_flair.models.network import CENTRES, SPREADS, Architecture, PatchRegressor, narrowed
 
 STYLE = torch.linspace(0.5, 2, 14).view(1, 2, 7)
 SMALL = Architecture(inputs=('T1w', 'T2w'), levels=3, stem=4, width=8, blocks=1)
@@ -56,6 +56,15 @@ def test_a_network_without_style_does_not_look_at_it():
     network = PatchRegressor(replace(SMALL, style=0))
     x = _input(8)
     torch.testing.assert_close(network(x, STYLE), network(x, 2 * STYLE))
+
+
+def test_a_narrowed_network_answers_as_if_the_others_were_absent(network):
+    x, absent = _input(8), STYLE.clone()
+    x[:, [0, 2]] = 0
+    absent[0, 0] = torch.nan
+    narrow = narrowed(network, ('T2w',))
+    assert narrow.architecture == replace(SMALL, inputs=('T2w',))
+    torch.testing.assert_close(narrow(x[:, [1, 3]], STYLE[:, 1:]), network(x, absent))
 
 
 def test_each_block_has_its_own_style(network):

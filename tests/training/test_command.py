@@ -41,8 +41,9 @@ def test_specialists_join_a_general_network(derivatives, tmp_path, monkeypatch):
         return tmp_path / name / 'model.safetensors'
 
     general = train('general', '--leave-out', 'sub-02')
+    of_t1w = train('T1w', '--leave-out', 'sub-02', '--start', general, '--inputs', 'T1w')
     model = load_model(
-        train('all', '--leave-out', 'sub-02', '--start', general, '--abroad', general,
+        train('all', '--leave-out', 'sub-02', '--start', general, '--abroad', general, of_t1w,
               '--specialists', 2, '--seed', 5)
     )  # fmt: skip
     seen = [one.architecture.inputs for one in model.network.specialists]
@@ -56,7 +57,8 @@ def test_specialists_join_a_general_network(derivatives, tmp_path, monkeypatch):
               '--specialists', 2, '--seed', 5, '--accords', elsewhere)
     )  # fmt: skip
     assert other.network.accords.tolist() == [0.25] * 4
-    assert model.network.abroad is not None
+    abroad = [one.architecture.inputs for one in model.network.abroad]
+    assert abroad == [load_model(general).network.architecture.inputs, ('T1w',)]
     trained = model.card['specialist_training']
     assert [one['networks'] for one in trained] == [2, 1, 1]
     for one in trained:

@@ -11,7 +11,7 @@ from bids_flair.training import fit
 from bids_flair.training.corpus import read_person, write_person
 from bids_flair.training.fit import Training
 from bids_flair.training.sampling import Sampling, draw_styles
-from bids_flair.training.specialist import specialised, train_specialists
+from bids_flair.training.specialist import specialised, train_specialists, training_of_twin
 
 SHAPE = {'levels': 2, 'stem': 4, 'width': 8, 'blocks': 1}
 TRAINING = Training(
@@ -73,6 +73,13 @@ def test_the_last_of_several_begins_with_the_general_network(general, people, tm
     expected = specialised(general, people, TRAINING)
     assert torch.equal(last.network.mean.weight, expected.mean.weight)
     assert not torch.allclose(first.network.mean.weight, expected.mean.weight)
+
+
+def test_every_third_is_shown_its_people_as_they_lie():
+    often = replace(TRAINING, sampling=replace(TRAINING.sampling, turned=0.5))
+    twins = [training_of_twin(often, twin) for twin in range(4)]
+    assert [twin.sampling.turned for twin in twins] == [0.5, 0.5, 0.0, 0.5]
+    assert [twin.seed - often.seed for twin in twins] == [0, 1, 2, 3]
 
 
 def test_a_network_that_had_stopped_early_is_not_trained_on(people, tmp_path, monkeypatch):
