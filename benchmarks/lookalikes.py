@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Simulated sites that pass for a scanner that a model has specialists for.
 
-From T1w and T2w, those that relate them as a known scanner does; from one of them, those where a
-specialist agrees with the general network about as it does at home. Whether it is heard there, and
-what its word costs: SSIM in a layer of 24 mm through the middle of the brain, of the nearest
-specialist alone, of the other networks, of the model as it answers, and as it would if nobody
-asked whether specialist and general network agree.
+From T1w and T2w, those that relate them as a known scanner does; from one of them, those that have
+its values about as often. Whether a specialist is heard there, and what its word costs: SSIM in a
+layer of 24 mm through the middle of the brain, of the nearest specialist alone, of the other
+networks, of the model as it answers, and as it would if nobody asked whether specialist and
+general network agree.
 
     benchmarks/lookalikes.py --sites 12
     benchmarks/lookalikes.py --sites 12 --inputs T1w
@@ -21,12 +21,13 @@ import torch
 
 from bids_flair.models.blocks import predict_blocks, tiles
 from bids_flair.models.committee import (
-    DISAGREES_ALONE,
     STRANGER,
+    UNLIKE,
     Committee,
     accord_of,
     distance,
     relations_of,
+    unlikeness,
 )
 from bids_flair.models.files import load_model
 from bids_flair.models.normalisation import Normalised
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument('--inputs', nargs='+', default=['T1w', 'T2w'], choices=['T1w', 'T2w'])
     parser.add_argument('--cache', type=Path, help='folder to keep the simulated heads in')
     args = parser.parse_args()
-    most = STRANGER if len(args.inputs) > 1 else DISAGREES_ALONE
+    most = STRANGER if len(args.inputs) > 1 else UNLIKE
     torch.set_num_threads(1)
     committee = load_model(args.model).network
     with tempfile.TemporaryDirectory() as scratch:
@@ -77,19 +78,15 @@ def _nearest(
 ) -> tuple[float, int]:
     """How far the nearest of the known scanners is, and one of its specialists for these inputs.
 
-    In spreads from two contrasts, in correlation from one.
+    In spreads from two contrasts, a share of the brain from one.
     """
     found = []
     for i, specialist in enumerate(committee.specialists):
         if specialist.architecture.inputs != tuple(inputs):
             continue
-        if len(inputs) > 1:
-            home = getattr(committee, f'home_{i}').double().numpy()
-            away = distance(relations_of(images.pick(inputs), brain, inputs), home)
-        else:
-            accord = accord_of(specialist, committee.generalist, images, brain)
-            away = float(committee.accords[i]) - accord
-        found.append((away, i))
+        home = getattr(committee, f'home_{i}').double().numpy()
+        here = relations_of(images.pick(inputs), brain, inputs)
+        found.append((distance(here, home) if len(inputs) > 1 else unlikeness(here, home), i))
     return min(found)
 
 

@@ -41,7 +41,7 @@ def calls(tmp_path) -> list[list[str]]:
 
 
 def test_every_training_is_one_that_the_program_knows(calls):
-    assert len(calls) == 8
+    assert len(calls) == 11
     for call in calls:
         parse(call)
 

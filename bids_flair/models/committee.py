@@ -6,7 +6,8 @@ the word of one that saw simulated scanners of every kind. What tells whether a 
 with a specialist is how the contrasts relate: how bright the T1w is where the T2w has a certain
 value depends on the two protocols, and hardly on how much fluid or how many lesions a brain holds.
 Where another scanner looks alike by chance, a specialist may be far off, and then no longer agrees
-with the general network as it does at home. From one contrast, that agreement is all there is.
+with the general network as it does at home. From one contrast there is, beside that agreement, how
+often it has each of its values, which a brain's fluid changes, too, but less than a scanner does.
 """
 
 from collections.abc import Sequence
@@ -30,8 +31,10 @@ AT_HOME, STRANGER = 0.11, 0.15
 # By how much a specialist's correlation with the general network may fall short of what it is on
 # those whom the specialist was trained on, and from which shortfall on it is not heard.
 AGREES, DISAGREES = 0.06, 0.12
-# The same where there is one contrast, and nothing else is asked.
+# The same where there is one contrast; and the share of a brain that would have to change its
+# value, up to which a person is at home, and from which on a stranger.
 AGREES_ALONE, DISAGREES_ALONE = 0.03, 0.06
+ALIKE, UNLIKE = 0.17, 0.22
 # Blocks of a brain in which the two are compared, at most, and their edge in voxels.
 SAMPLED, BLOCK = 32, 16
 # What a specialist's word counts for at home, less from one contrast, which tells a scanner less
@@ -146,12 +149,14 @@ class Committee(nn.Module):
     ) -> float:
         """How sure it is, from 0 to 1, that a person is from a specialist's scanner."""
         specialist, names = self.specialists[i], self.specialists[i].architecture.inputs
+        home = getattr(self, f'home_{i}').double().cpu().numpy()
+        here = relations_of(images.pick(names), mask, names)
         if _takes_one(specialist):
-            trust, limits = 1.0, (AGREES_ALONE, DISAGREES_ALONE)
+            trust = _fading(unlikeness(here, home), ALIKE, UNLIKE)
+            limits = (AGREES_ALONE, DISAGREES_ALONE)
         else:
-            home = getattr(self, f'home_{i}').double().cpu().numpy()
-            away = distance(relations_of(images.pick(names), mask, names), home)
-            trust, limits = _fading(away, AT_HOME, STRANGER), (AGREES, DISAGREES)
+            trust = _fading(distance(here, home), AT_HOME, STRANGER)
+            limits = (AGREES, DISAGREES)
         if trust and torch.isfinite(self.accords[i]):
             accord = accord_of(specialist, self.generalist, images, mask, device)
             trust *= _fading(float(self.accords[i]) - accord, *limits)
@@ -217,17 +222,21 @@ def relations(values: np.ndarray, names: Sequence[str]) -> np.ndarray:
     -------
     ndarray, shape (2, C, C, steps)
         The median in spreads of the first contrast, in steps (see `EDGES`) of the second; and the
-        share of the voxels in that step. NaN where few are, and of a contrast with itself.
+        share of the voxels in that step. NaN where few are. Of a contrast with itself: no median,
+        and the share of every step.
     """
     found = np.full((2, len(names), len(names), len(EDGES) + 1), np.nan)
     for j, given in enumerate(names):
         step = np.digitize(values[j], CENTRES[given] + SPREADS[given] * EDGES)
         for i, asked in enumerate(names):
             both = np.isfinite(values[i]) & np.isfinite(values[j])
-            if i == j or not both.any():
+            if not both.any():
                 continue
             value, where = values[i][both], step[both]
             count = np.bincount(where, minlength=len(EDGES) + 1)
+            if i == j:
+                found[1, i, i] = count / len(where)
+                continue
             for k in np.flatnonzero(count > max(ENOUGH * both.sum(), 1)):
                 median = np.median(value[where == k]) / SPREADS[asked]
                 found[:, i, j, k] = median, count[k] / len(where)
@@ -243,3 +252,11 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
     if not known.any():
         return np.inf
     return float(np.average(np.abs(a[0] - b[0])[known], weights=np.minimum(a[1], b[1])[known]))
+
+
+def unlikeness(a: np.ndarray, b: np.ndarray) -> float:
+    """Share of a brain that would have to change its value for two `relations` of one contrast to
+    be the same (total variation distance). Infinite where one of them has no values.
+    """
+    apart = np.abs(a[1, 0, 0] - b[1, 0, 0]).sum() / 2
+    return float(apart) if np.isfinite(apart) else np.inf

@@ -12,6 +12,7 @@ from safetensors.torch import save as save_tensors
 from bids_flair.models.committee import (
     AGREES,
     AGREES_ALONE,
+    ALIKE,
     AT_HOME,
     DISAGREES,
     DISAGREES_ALONE,
@@ -19,11 +20,13 @@ from bids_flair.models.committee import (
     SHARE_ABROAD,
     SHARE_ALONE,
     STRANGER,
+    UNLIKE,
     Committee,
     accord_of,
     distance,
     relations,
     relations_of,
+    unlikeness,
 )
 from bids_flair.models.files import load_model, save_model
 from bids_flair.models.inference import predict
@@ -75,10 +78,34 @@ def test_how_contrasts_relate_tells_scanners_and_not_brains():
     assert distance(young, relations(elsewhere, PAIR)) > STRANGER
 
 
+def test_how_often_a_contrast_has_a_value_tells_scanners_by_one():
+    rng = np.random.default_rng(0)
+    young, old = mixture(rng, (0.5, 0.43, 0.07)), mixture(rng, (0.45, 0.4, 0.15))
+    elsewhere = 1 + 0.5 * (young - 1)
+    young, old, elsewhere = (relations(v[:1], ['T1w']) for v in (young, old, elsewhere))
+    assert unlikeness(young, young) == 0
+    assert unlikeness(young, old) < ALIKE
+    assert unlikeness(young, elsewhere) > UNLIKE
+    assert unlikeness(young, np.full((2, 1, 1, 10), np.nan)) == np.inf
+
+
+def test_from_one_contrast_a_specialist_of_other_values_is_not_heard(committee, phantom):
+    images = normalise({'T1w': phantom.arrays['T1w']}, phantom.mask)
+    specialist = network(4, ('T1w',), style=0)
+    accord = accord_of(specialist, committee.generalist, images, phantom.mask)
+    faint = 500 + 0.4 * phantom.arrays['T1w']
+    values = normalise({'T1w': faint}, phantom.mask).pick(['T1w'])
+    home = relations_of(values, phantom.mask, ['T1w'])
+    voices = committee.joined_by(specialist, home, accord).voices(images, phantom.mask)
+    assert [voice.role for voice in voices] == ['abroad', 'generalist']
+
+
 def test_a_contrast_that_is_not_there_relates_to_nothing(phantom, seen):
     values = seen.pick(PAIR).values[:, phantom.mask].astype(float)
     values[1] = np.nan
-    assert np.isnan(relations(values, PAIR)).all()
+    found = relations(values, PAIR)
+    assert np.isnan(found[0]).all()
+    assert np.isnan(found[1][~np.eye(2, dtype=bool)]).all()
     assert distance(relations(values, PAIR), np.ones((2, 2, 2, 10))) == np.inf
 
 
@@ -124,14 +151,13 @@ def test_abroad_one_contrast_has_a_network_of_its_own(committee, phantom):
 
 
 def test_from_one_contrast_its_specialist_is_heard_as_far_as_it_agrees(committee, phantom, seen):
-    """One contrast relates to nothing: all there is to ask is whether the networks agree."""
     images = normalise({'T1w': phantom.arrays['T1w']}, phantom.mask)
     specialist = network(4, ('T1w',), style=0)
     accord = accord_of(specialist, committee.generalist, images, phantom.mask)
-    nowhere = np.full((2, 1, 1, 10), np.nan)
+    home = relations_of(images.pick(['T1w']), phantom.mask, ['T1w'])
 
     def heard(at_home: float) -> dict[str, float]:
-        voices = committee.joined_by(specialist, nowhere, at_home).voices(images, phantom.mask)
+        voices = committee.joined_by(specialist, home, at_home).voices(images, phantom.mask)
         return {voice.role: np.max(voice.weight[phantom.mask]) for voice in voices[:-1]}
 
     assert heard(accord) == pytest.approx({'specialist': SHARE_ALONE})
@@ -139,7 +165,7 @@ def test_from_one_contrast_its_specialist_is_heard_as_far_as_it_agrees(committee
     between = heard(accord + (AGREES_ALONE + DISAGREES_ALONE) / 2)
     assert between == pytest.approx({'specialist': SHARE_ALONE / 2, 'abroad': SHARE_ABROAD / 2})
     assert heard(accord + DISAGREES_ALONE + 0.01) == pytest.approx({'abroad': SHARE_ABROAD})
-    both = committee.joined_by(specialist, nowhere, accord).voices(seen, phantom.mask)
+    both = committee.joined_by(specialist, home, accord).voices(seen, phantom.mask)
     assert specialist not in [voice.network for voice in both]
 
 
