@@ -55,8 +55,8 @@ class Committee(nn.Module):
         Each knows one scanner; their inputs are among the generalist's. One that takes a single
         contrast is heard where there is no other.
     abroad : sequence of Regressor
-        One of them is heard where no specialist is at home: one that takes a single contrast where
-        there is no other, or else the first that takes several.
+        One of them is heard where no specialist is at home: the one that takes fewest inputs,
+        but one that takes a single contrast only where there is no other.
     """
 
     def __init__(
@@ -113,14 +113,14 @@ class Committee(nn.Module):
         """Who is heard abroad."""
         names = self.architecture.inputs
         there = images.pick(names).presence.any((1, 2, 3))
-        at_hand = [name for name, present in zip(names, there, strict=True) if present]
-        alone = [one for one in self.abroad if list(one.architecture.inputs) == at_hand]
-        wide = [
+        at_hand = {name for name, present in zip(names, there, strict=True) if present}
+        suited = [
             one
             for one in self.abroad
-            if not _takes_one(one) and set(one.architecture.inputs) & set(at_hand)
+            if at_hand & (takes := set(one.architecture.inputs))
+            and (len(takes) > 1 or takes == at_hand)
         ]
-        return next(iter([*alone, *wide]), None)
+        return min(suited, key=lambda one: len(one.architecture.inputs), default=None)
 
     def _at_home(
         self, images: Normalised, mask: np.ndarray, device: torch.device

@@ -192,8 +192,8 @@ def _shares(voices: Sequence[Voice], brain: np.ndarray) -> dict[str, float]:
     shares: dict[str, float] = {}
     for voice in voices:
         share = np.broadcast_to(voice.weight, brain.shape)[brain].mean()
-        shares[voice.role] = round(shares.get(voice.role, 0.0) + float(share), 3)
-    return shares
+        shares[voice.role] = shares.get(voice.role, 0.0) + float(share)
+    return {role: round(share, 3) for role, share in shares.items()}
 
 
 def _unfamiliar(score: float) -> tuple[str, ...]:

@@ -201,7 +201,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         '--inputs',
         nargs='+',
-        metavar='CONTRAST',
+        choices=Architecture().inputs,
         help='of those of the network to begin with: train one for these alone',
     )
     add('--minutes', type=float, default=math.inf, help='stop then; the same call goes on')

@@ -29,7 +29,7 @@ from bids_flair.models.committee import (
     unlikeness,
 )
 from bids_flair.models.files import load_model, save_model
-from bids_flair.models.inference import predict
+from bids_flair.models.inference import predict, synthesis_of
 from bids_flair.models.network import Architecture, PatchRegressor
 from bids_flair.models.normalisation import normalise
 
@@ -227,6 +227,16 @@ def test_two_specialists_at_home_share_their_say(committee, phantom, seen):
     voices = three.voices(seen, phantom.mask)
     assert [voice.role for voice in voices[:2]] == ['specialist', 'specialist']
     assert [np.max(voice.weight) for voice in voices[:2]] == pytest.approx([SHARE / 2] * 2)
+
+
+def test_the_shares_of_several_are_told_as_one_number(committee, phantom, seen, tmp_path):
+    home = relations_of(seen.pick(PAIR), phantom.mask, PAIR)
+    for seed in (6, 7):
+        committee = committee.joined_by(network(seed, PAIR, style=0), home)
+    card = {'inputs': ['T1w', 'T2w', 'MD'], 'target': 'FLAIR'}
+    model = save_model(tmp_path / 'together.safetensors', committee, card)
+    made = synthesis_of(phantom.images(*PAIR), phantom.mask_image(), model)
+    assert made.shares == {'specialist': SHARE, 'generalist': round(1 - SHARE, 3)}
 
 
 def test_two_specialists_are_not_trusted_more_than_one(committee, phantom, seen):

@@ -9,9 +9,6 @@ from small_heads import make_doll, write_tiny_model
 
 from bids_flair.workflows.synthesis import init_synthesis_wf
 
-# Of its own card, what a model of chance says is unlike anything.
-pytestmark = pytest.mark.filterwarnings('ignore:the inputs look unlike')
-
 
 @pytest.fixture
 def synthesise(tmp_path):
