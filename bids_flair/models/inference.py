@@ -12,17 +12,14 @@ import nibabel as nib
 import numpy as np
 import torch
 from nibabel.spatialimages import SpatialImage
-from scipy.ndimage import (
-    affine_transform,
-    binary_fill_holes,
-    distance_transform_edt,
-    find_objects,
-)
+from scipy.ndimage import affine_transform, binary_fill_holes, find_objects
 
 from bids_flair.models.blocks import predict_alone, style
 from bids_flair.models.files import Model, load_model, needs_every_input
 from bids_flair.models.normalisation import CONTRASTS, Normalised, normalise
+from bids_flair.models.placement import into_place
 from bids_flair.models.regressor import Predictor, Voice
+from bids_flair.processing.resampling import spread
 
 LOGGER = logging.getLogger(__name__)
 SAME_GRID_MM = 1e-3
@@ -89,7 +86,8 @@ def synthesize(
     ----------
     images : mapping of str to image
         Keys among 'T1w', 'T2w', 'MD', 'FA', 'S0'; values are nibabel images in any units, all on
-        one grid: nothing is registered here. Voxels that a contrast does not cover are 0 or not
+        one grid and registered: what lies more than a millimetre off the T1w, or the first that
+        there is, is moved, with a warning. Voxels that a contrast does not cover are 0 or not
         finite. MD in mm2/s (or any power of ten of it).
     mask : image, optional
         The brain, on the same grid. Default: all that is not 0 where the T1w (else the T2w or S0)
@@ -145,6 +143,7 @@ def synthesis_of(
     grid = Grid.around(reference, mask)
     inputs = {name: grid.inputs_1mm(image) for name, image in images.items()}
     brain = grid.brain_1mm()
+    inputs, moved = into_place(inputs, brain)
     normalised = normalise(inputs, brain)
     voices = loaded.network.voices(normalised, brain, torch_device)
     mean, below, above = _together(voices, normalised, brain, torch_device)
@@ -161,7 +160,7 @@ def synthesis_of(
         unfamiliarity=unfamiliarity,
         intensities=intensities,
         shares=_shares(voices, brain),
-        warnings=doubts + normalised.warnings + _unfamiliar(unfamiliarity),
+        warnings=doubts + moved + normalised.warnings + _unfamiliar(unfamiliarity),
         card=loaded.card,
     )
 
@@ -364,15 +363,15 @@ class Grid:
         if (self.zooms == 1).all() or not covered.any():
             return np.where(covered, volume, 0)
         step, shape = 1 / self.zooms, self.shape_1mm
-        values = _sample(_spread(volume, covered), step, shape, 3)
+        values = _sample(spread(volume, covered), step, shape, 3)
         return np.where(_sample(covered.astype(np.uint8), step, shape, 0), values, 0)
 
     def output(self, volume_1mm: np.ndarray, brain_1mm: np.ndarray) -> nib.Nifti1Image:
         """On the grid and in the axis order that the images came in, 0 outside the brain."""
         values = volume_1mm
         if not (self.zooms == 1).all():
-            spread = _spread(volume_1mm, brain_1mm)
-            values = np.maximum(_sample(spread, self.zooms, self.brain.shape, 3), 0)
+            volume = spread(volume_1mm, brain_1mm)
+            values = np.maximum(_sample(volume, self.zooms, self.brain.shape, 3), 0)
         canonical = nib.as_closest_canonical(self.reference)
         full = np.zeros(_shape(canonical), np.float32)
         full[self.box][self.brain] = values[self.brain]
@@ -389,12 +388,6 @@ def _sample(
     """Every ``step`` voxels, the outer corners of both grids being one point."""
     offset = (step - 1) / 2
     return affine_transform(volume, np.diag(step), offset, shape, order=order, mode='nearest')
-
-
-def _spread(volume: np.ndarray, covered: np.ndarray) -> np.ndarray:
-    """Each voxel not covered takes the value of the nearest one that is."""
-    nearest = distance_transform_edt(~covered, return_distances=False, return_indices=True)
-    return volume[tuple(nearest)]
 
 
 def _in_ras(image: SpatialImage) -> np.ndarray:

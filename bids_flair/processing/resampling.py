@@ -2,7 +2,7 @@
 
 import nibabel as nib
 import numpy as np
-from scipy.ndimage import affine_transform
+from scipy.ndimage import affine_transform, distance_transform_edt
 
 SPLINE_ORDER = 3
 Grid = tuple[tuple[int, int, int], np.ndarray]
@@ -48,6 +48,12 @@ def resample_labels(
 ) -> nib.Nifti1Image:
     """Resample a mask or label image: nearest neighbour, uint8; parameters as `resample`."""
     return _apply(img, grid, matrix, 0, np.uint8)
+
+
+def spread(volume: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """Each voxel not covered takes the value of the nearest one that is."""
+    nearest = distance_transform_edt(~covered, return_distances=False, return_indices=True)
+    return volume[tuple(nearest)]
 
 
 def covered(img: nib.Nifti1Image, grid: Grid, matrix: np.ndarray | None = None) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,8 +22,10 @@ from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.models.blocks import cut_box
 from bids_flair.models.inference import Grid, check_grids
 from bids_flair.models.normalisation import CONTRASTS, normalise
+from bids_flair.models.placement import into_place
 from bids_flair.training.cohort import Case
 
+LOGGER = logging.getLogger(__name__)
 RIM_MM = 4
 ORDINARY, BORDER, LESION, BRIGHT = KINDS = 0, 1, 2, 3
 FLUID_T2W, FLUID_FLAIR = 2.0, 0.6
@@ -179,6 +182,9 @@ def prepare_case(case: Case, cache: Path) -> Path:
     grid = Grid.around(reference, mask)
     images = {name: grid.inputs_1mm(image) for name, image in files.items()}
     brain = grid.brain_1mm()
+    images, misplaced = into_place(images, brain)
+    for text in misplaced:
+        LOGGER.warning('%s: %s', case.name, text)
     lesions = np.zeros_like(brain)
     if case.lesions is not None:
         lesions = grid.inputs_1mm(nib.load(case.lesions)) > 0.5
