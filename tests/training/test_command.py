@@ -61,6 +61,7 @@ def test_specialists_join_a_general_network(derivatives, tmp_path, monkeypatch):
     assert abroad == [load_model(general).network.architecture.inputs, ('T1w',)]
     trained = model.card['specialist_training']
     assert [one['networks'] for one in trained] == [2, 1, 1]
+    assert [one['configuration']['steps'] for one in trained] == [2, 1, 1]
     for one in trained:
         assert one['configuration']['seed'] == 5
         assert one['people'] == ['sub-01']
