@@ -10,6 +10,7 @@ with the general network as it does at home. From one contrast there is, beside 
 often it has each of its values, which a brain's fluid changes, too, but less than a scanner does.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -128,7 +129,9 @@ class Committee(nn.Module):
         """Specialists, and how far to trust each in every voxel: together as far as the most
         trusted of them alone, so that several for one scanner count as one.
 
-        The more contrasts there are that a specialist never sees, the less it is trusted.
+        Networks have one half of it and trees the other, however many they are: those of a kind
+        err alike. The more contrasts there are that a specialist never sees, the less it is
+        trusted.
         """
         found = []
         at_hand = images.pick(self.architecture.inputs).presence.any((1, 2, 3)).sum()
@@ -140,9 +143,12 @@ class Committee(nn.Module):
             trust = self._familiar(i, images, mask, device) * len(inputs) / at_hand
             if trust:
                 found.append((specialist, trust * inputs.all(0)))
-        most = [trust.max() for _, trust in found]
-        crowd = sum(most) / max(most) if any(most) else 1.0
-        return [(specialist, trust / crowd) for specialist, trust in found]
+        if not found:
+            return []
+        kinds = Counter(type(specialist) for specialist, _ in found)
+        parts = [trust / kinds[type(specialist)] for specialist, trust in found]
+        shrink = max(trust.max() for _, trust in found) / sum(part.max() for part in parts)
+        return [(one, part * shrink) for (one, _), part in zip(found, parts, strict=True)]
 
     def _familiar(
         self, i: int, images: Normalised, mask: np.ndarray, device: torch.device

@@ -23,10 +23,12 @@ from bids_flair.models.committee import Committee
 from bids_flair.models.network import Architecture, PatchRegressor
 from bids_flair.models.paper import PaperArchitecture, PaperNetwork
 from bids_flair.models.regressor import Regressor
+from bids_flair.models.trees import BoostedTrees, TreesArchitecture
 
 NETWORKS = {
     'PatchRegressor': (PatchRegressor, Architecture),
     'PaperNetwork': (PaperNetwork, PaperArchitecture),
+    'BoostedTrees': (BoostedTrees, TreesArchitecture),
 }
 
 

@@ -18,13 +18,19 @@ from bids_flair.models.familiarity import Familiarity
 from bids_flair.models.files import Model, load_model, save_model
 from bids_flair.models.inference import pick_device
 from bids_flair.models.network import Architecture, narrowed
+from bids_flair.training.boosting import Boosting
 from bids_flair.training.cohort import find_cases
 from bids_flair.training.corpus import Person, describe, hash_person, open_case, share_samples
 from bids_flair.training.evaluation import calibrate, evaluate, without_curves
 from bids_flair.training.fit import Training, fit
 from bids_flair.training.rendering import SimulatedPerson, draw_site, prepare_head, read_head
 from bids_flair.training.sampling import ANATOMICAL, Sampling, draw_styles
-from bids_flair.training.specialist import architecture_for, join, train_specialists
+from bids_flair.training.specialist import (
+    architecture_for,
+    join,
+    train_specialists,
+    train_trees,
+)
 
 LOGGER = logging.getLogger('bids_flair.training')
 STYLES = 2000
@@ -111,15 +117,22 @@ def _add_specialists(
             )
             checkpoint = args.out / f'checkpoint-{i}-{"+".join(architecture.inputs)}.safetensors'
             fitted = train_specialists(people, start.network, training, count, checkpoint, device)
-            for one in fitted:
-                network = join(network, one.network, people)
-                key = f'{i} {"+".join(architecture.inputs)}'
+            boosting = Boosting(seed=args.seed)
+            trees = train_trees(people, architecture.inputs, training.sampling, boosting)
+            for one in (*(one.network for one in fitted), trees):
+                network = join(network, one, people)
+                key = f'{i} {"+".join(architecture.inputs)} {type(one).__name__}'
                 accords[key] = float(network.accords[-1])
                 if elsewhere:
                     network.accords[-1] = np.mean([found[key] for found in elsewhere])
             names = [person.name for person in people]
             trained.append(
-                {'people': names, 'networks': len(fitted), 'configuration': asdict(training)}
+                {
+                    'people': names,
+                    'networks': len(fitted),
+                    'configuration': asdict(training),
+                    'trees': asdict(boosting),
+                }
             )
     scores = [evaluate(network, p.name, p.whole(), device) for p in left_out]
     scores += _score_simulated(network, args.test_simulated, cache, device)
@@ -183,7 +196,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         type=int,
         default=0,
         metavar='N',
-        help='add to the model of --start N networks per dataset, heard on its scanner alone',
+        help='add to the model of --start N networks per dataset, and boosted trees, which are '
+        'heard on its scanner alone',
     )
     add(
         '--alone',

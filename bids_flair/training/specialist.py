@@ -13,6 +13,8 @@ from bids_flair.models.familiarity import Familiarity
 from bids_flair.models.network import Architecture, PatchRegressor, narrowed
 from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.models.regressor import CPU, Regressor
+from bids_flair.models.trees import BoostedTrees, TreesArchitecture
+from bids_flair.training.boosting import Boosting, fit_trees
 from bids_flair.training.corpus import Person
 from bids_flair.training.distributed import ALONE, World
 from bids_flair.training.evaluation import choose
@@ -120,6 +122,15 @@ def train_specialist(
     )
     remember_styles(fitted.network, people, training.sampling, training.seed)
     return fitted
+
+
+def train_trees(
+    people: Sequence[Person], inputs: Sequence[str], sampling: Sampling, boosting: Boosting
+) -> BoostedTrees:
+    """Trees that know one scanner, as networks do, and err elsewhere than those."""
+    trees = fit_trees(people, TreesArchitecture(tuple(inputs)), boosting)
+    remember_styles(trees, people, sampling, boosting.seed)
+    return trees.eval()
 
 
 def remember_styles(

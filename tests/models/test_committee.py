@@ -29,9 +29,10 @@ from bids_flair.models.committee import (
     unlikeness,
 )
 from bids_flair.models.files import load_model, save_model
-from bids_flair.models.inference import predict, synthesis_of
+from bids_flair.models.inference import DETAIL, predict, synthesis_of, with_detail
 from bids_flair.models.network import Architecture, PatchRegressor
 from bids_flair.models.normalisation import normalise
+from bids_flair.models.trees import BoostedTrees, TreesArchitecture
 
 PAIR = ('T1w', 'T2w')
 CPU = torch.device('cpu')
@@ -115,8 +116,11 @@ def test_at_home_the_answer_is_the_mean_of_both(committee, phantom, seen):
     mean, below, _ = predict(committee, seen, phantom.mask, CPU)
     special = predict(committee.specialists[0], seen, phantom.mask, CPU)
     general = predict(committee.generalist, seen, phantom.mask, CPU)
-    for found, ours, theirs in ((mean, special[0], general[0]), (below, special[1], general[1])):
-        np.testing.assert_allclose(found, SHARE * ours + (1 - SHARE) * theirs, atol=1e-5)
+    both, reach = (SHARE * special[i] + (1 - SHARE) * general[i] for i in (0, 1))
+    np.testing.assert_allclose(below, reach, atol=1e-5)
+    expected = with_detail(both, phantom.mask, DETAIL * SHARE)
+    np.testing.assert_allclose(mean, expected, atol=1e-5)
+    assert mean[phantom.mask].std() > both[phantom.mask].std()
 
 
 def test_elsewhere_the_network_for_foreign_scanners_has_its_say(committee, phantom):
@@ -227,6 +231,18 @@ def test_two_specialists_at_home_share_their_say(committee, phantom, seen):
     voices = three.voices(seen, phantom.mask)
     assert [voice.role for voice in voices[:2]] == ['specialist', 'specialist']
     assert [np.max(voice.weight) for voice in voices[:2]] == pytest.approx([SHARE / 2] * 2)
+
+
+def test_networks_have_one_half_of_the_say_and_trees_the_other(committee, phantom, seen):
+    home = relations_of(seen.pick(PAIR), phantom.mask, PAIR)
+    trees = BoostedTrees(TreesArchitecture(PAIR, trees=1, interval_trees=1))
+    voices = (
+        committee.joined_by(network(2, PAIR, style=0), home)
+        .joined_by(trees, home)
+        .voices(seen, phantom.mask)
+    )
+    shares = [np.max(voice.weight[phantom.mask]) for voice in voices]
+    assert shares == pytest.approx([SHARE / 4, SHARE / 4, SHARE / 2, 1 - SHARE])
 
 
 def test_the_shares_of_several_are_told_as_one_number(committee, phantom, seen, tmp_path):

@@ -13,7 +13,7 @@ from small_heads import make_doll
 import bids_flair
 from bids_flair.models import blocks, inference
 from bids_flair.models.familiarity import Familiarity
-from bids_flair.models.inference import pick_device, synthesis_of, synthesize
+from bids_flair.models.inference import pick_device, synthesis_of, synthesize, with_detail
 from bids_flair.models.network import Architecture
 from bids_flair.models.normalisation import normalise
 from bids_flair.scoring import correlation
@@ -72,6 +72,21 @@ def test_inputs_unlike_the_training_are_warned_of(phantom, small_model):
     unknown = synthesis_of(mixed_up, model=model)
     assert unknown.unfamiliarity > 1
     assert any('unlike anything' in text for text in unknown.warnings)
+
+
+def test_detail_is_what_sets_a_voxel_apart_from_those_around_it():
+    mask = np.zeros((40, 40, 40), bool)
+    mask[4:36, 4:36, 4:36] = True
+    image = mask.astype(np.float32)
+    np.testing.assert_allclose(with_detail(image, mask, 0.5), image, atol=1e-5)
+    image[20, 20, 20] = 2
+    image[20, 20, 30] = 0
+    found = with_detail(image, mask, 0.5)
+    assert found[20, 20, 20] == pytest.approx(2.5, abs=0.02)
+    assert found[20, 20, 30] == 0
+    assert found[20, 20, 22] < 1 < found[20, 20, 28]
+    assert not found[~mask].any()
+    np.testing.assert_array_equal(with_detail(image, mask, np.zeros_like(image)), image)
 
 
 def test_twice_the_same(phantom, small_model):

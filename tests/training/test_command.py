@@ -2,6 +2,8 @@
 
 import json
 import sys
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -9,7 +11,11 @@ import numpy as np
 import pytest
 
 from bids_flair.models.files import load_model
+from bids_flair.models.trees import BoostedTrees
 from bids_flair.training import __main__ as command
+from bids_flair.training.boosting import Boosting
+
+PAIR = ('T1w', 'T2w')
 
 
 @pytest.fixture
@@ -32,6 +38,7 @@ def derivatives(tmp_path) -> Path:
 @pytest.mark.slow
 def test_specialists_join_a_general_network(derivatives, tmp_path, monkeypatch):
     monkeypatch.setattr(command, 'STYLES', 20)
+    monkeypatch.setattr(command, 'Boosting', partial(Boosting, voxels=500))
 
     def train(name: str, *options: str) -> Path:
         shared = ['--data', derivatives, '--simulated', 0, '--real', 1, '--steps', 2]
@@ -47,7 +54,9 @@ def test_specialists_join_a_general_network(derivatives, tmp_path, monkeypatch):
               '--specialists', 2, '--seed', 5)
     )  # fmt: skip
     seen = [one.architecture.inputs for one in model.network.specialists]
-    assert seen == [('T1w', 'T2w'), ('T1w', 'T2w'), ('T1w',), ('T2w',)]
+    assert seen == [PAIR] * 3 + [('T1w',)] * 2 + [('T2w',)] * 2
+    kinds = [type(one) is BoostedTrees for one in model.network.specialists]
+    assert kinds == [False, False, True, False, True, False, True]
     accords = json.loads((tmp_path / 'all/accords.json').read_text())
     assert model.network.accords[1:].tolist() == pytest.approx(list(accords.values()))
     elsewhere = tmp_path / 'elsewhere.json'
@@ -56,7 +65,7 @@ def test_specialists_join_a_general_network(derivatives, tmp_path, monkeypatch):
         train('all', '--leave-out', 'sub-02', '--start', general, '--abroad', general,
               '--specialists', 2, '--seed', 5, '--accords', elsewhere)
     )  # fmt: skip
-    assert other.network.accords.tolist() == [0.25] * 4
+    assert other.network.accords.tolist() == [0.25] * 7
     abroad = [one.architecture.inputs for one in model.network.abroad]
     assert abroad == [load_model(general).network.architecture.inputs, ('T1w',)]
     trained = model.card['specialist_training']
@@ -65,4 +74,5 @@ def test_specialists_join_a_general_network(derivatives, tmp_path, monkeypatch):
     for one in trained:
         assert one['configuration']['seed'] == 5
         assert one['people'] == ['sub-01']
+        assert one['trees'] == {**asdict(Boosting()), 'voxels': 500, 'seed': 5}
     assert [entry['person'] for entry in model.card['scores_on_people_left_out']] == ['sub-02']
