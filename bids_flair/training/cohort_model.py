@@ -21,6 +21,7 @@ from bids_flair.models.network import Architecture
 from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.models.paper import PaperArchitecture
 from bids_flair.models.regressor import Predictor, Regressor
+from bids_flair.training.boosting import Boosting
 from bids_flair.training.build_a_flair import Recipe, brain_of, train_paper
 from bids_flair.training.corpus import Person, hash_person, share_samples
 from bids_flair.training.distributed import ALONE, World
@@ -34,6 +35,7 @@ from bids_flair.training.specialist import (
     remember_styles,
     train_specialist,
     train_specialists,
+    train_trees,
 )
 
 LOGGER = logging.getLogger(__name__)
@@ -43,8 +45,8 @@ DEFAULTS = {
     'default': (40, 4, 3e-3),
     'build-a-flair': (500, 100, 1e-4),
 }
-# How many networks --fine-tune adds to a model.
-SPECIALISTS = 2
+# How many networks --fine-tune adds to a model, and of how many voxels per epoch trees learn.
+SPECIALISTS, TREE_VOXELS = 2, 5000
 
 
 @dataclass(frozen=True)
@@ -259,15 +261,22 @@ def _fine_tune(
     device: torch.device,
     world: World,
 ) -> tuple[Committee, list[Epoch]]:
-    """Specialists for the cohort's scanner, who join the model that one begins with."""
+    """Networks and trees for the cohort's scanner, who join the model that one begins with."""
     validation = next(iter(people.validation), None)
     training = _training(plan, architecture, people.training)
     fitted = train_specialists(
         people.training, start, training, SPECIALISTS, checkpoint, device, validation, world
     )
+    trees = train_trees(
+        people.training,
+        architecture.inputs,
+        training.sampling,
+        Boosting(TREE_VOXELS * plan.epochs, seed=plan.seed, target=plan.target),
+    )
     network, history = start, []
+    for one in (*(one.network for one in fitted), trees):
+        network = join(network, one, people.training)
     for number, one in enumerate(fitted, 1):
-        network = join(network, one.network, people.training)
         history += [replace(line, network=number) for line in one.history]
     return network, history
 

@@ -20,6 +20,7 @@ from bids_flair.models.committee import SHARE
 from bids_flair.models.files import load_model
 from bids_flair.models.inference import synthesis_of
 from bids_flair.models.normalisation import normalise
+from bids_flair.models.trees import BoostedTrees
 from bids_flair.training import build_a_flair, cohort_model, fit, specialist
 from bids_flair.training.cohort_model import read_table
 
@@ -251,8 +252,9 @@ def test_fine_tuning_adds_specialists_that_are_heard_on_their_own_scanner(
     kept = tuned.network.generalist.state_dict()
     general = getattr(shipped.network, 'generalist', shipped.network).state_dict()
     assert all(torch.equal(kept[key], value) for key, value in general.items())
-    assert len(tuned.network.specialists) == len(shipped.network.specialists) + 2
-    own = list(tuned.network.specialists)[-2:]
+    assert len(tuned.network.specialists) == len(shipped.network.specialists) + 3
+    own = list(tuned.network.specialists)[-3:]
+    assert [type(one) is BoostedTrees for one in own] == [False, False, True]
     assert all(one.architecture.inputs == ('T1w', 'T2w') for one in own)
     history = read_table(out / 'models/tuned/history.tsv')
     assert [(row['network'], row['epoch']) for row in history] == [('1', '1'), ('2', '1')]
