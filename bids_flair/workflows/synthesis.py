@@ -13,7 +13,7 @@ from bids_flair.interfaces.synthesis import (
     SynthesizeFlair,
     untrusted_images,
 )
-from bids_flair.models.cards import fingerprint
+from bids_flair.models.cards import find_weights, fingerprint, read_card
 
 
 def init_synthesis_wf(
@@ -68,8 +68,8 @@ def init_synthesis_wf(
     """
     workflow = LiterateWorkflow(name=name)
     workflow.__desc__ = (
-        f'A FLAIR was synthesised from {", ".join(images)} by a fully convolutional network that '
-        'regresses each voxel on its neighbourhood, after Build-A-FLAIR [@buildaflair] '
+        f'A FLAIR was synthesised from {", ".join(images)} by regression of each voxel on its '
+        f'neighbourhood with {_methods_of(model)}, after Build-A-FLAIR [@buildaflair] '
         f'(model "{model}"). '
     )
     reports = ('brain_report', 'registrations', 'head_motion')
@@ -120,3 +120,12 @@ def init_synthesis_wf(
             (score, describe, [('scores', 'scores')]),
         ])  # fmt: skip
     return workflow
+
+
+def _methods_of(model: str) -> str:
+    """What a model is made of, for the methods section of a paper."""
+    card = read_card(find_weights(model).with_suffix('.json'))
+    members = [card, *card.get('specialists', [])]
+    networks = sum(member['network'] != 'BoostedTrees' for member in members)
+    text = 'a neural network' if networks == 1 else 'neural networks'
+    return text if networks == len(members) else f'{text} and gradient-boosted trees'

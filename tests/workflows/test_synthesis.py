@@ -37,3 +37,13 @@ def test_a_model_that_was_trained_again_makes_another_flair(synthesise, tmp_path
     assert synthesise(model).stat().st_mtime_ns == written
     write_tiny_model(model, inputs=('T1w',))
     assert not np.allclose(nib.load(synthesise(model)).get_fdata(), before)
+
+
+def test_the_methods_say_what_the_model_is_made_of(tmp_path):
+    of_one = write_tiny_model(tmp_path / 'mine', inputs=('T1w',))
+    expected = {
+        'default': 'with neural networks and gradient-boosted trees, after',
+        str(of_one): 'with a neural network, after',
+    }
+    for model, text in expected.items():
+        assert text in init_synthesis_wf(model=model).visit_desc()
