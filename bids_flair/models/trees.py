@@ -13,8 +13,8 @@ from bids_flair.models.regressor import Regressor
 # Patches are seen at these distances of their voxels, in voxels; each of those is the mean over a
 # cube of as many voxels to an edge.
 STEPS, CUBES = (1, 2, 4), (1, 3, 5)
-# A patch is all that is at most so many steps from its centre, along the axes: of 5x5x5 voxels all
-# but the outermost corners.
+# A patch is all of 5x5x5 steps that is at most so many from its centre, along the axes: at the
+# finest everything.
 REACH = (6, 3, 3)
 HALO = 2 * STEPS[-1] + CUBES[-1] // 2
 # Voxels that are predicted at once.
@@ -39,11 +39,6 @@ class TreesArchitecture:
     trees: int = 300
     interval_trees: int = 50
     depth: int = 6
-
-    @property
-    def contrasts(self) -> int:
-        """Number of inputs, C."""
-        return len(self.inputs)
 
     @property
     def stride(self) -> int:
