@@ -141,7 +141,7 @@ class Committee(nn.Module):
             if not inputs.any((1, 2, 3)).all() or (at_hand > 1 and _takes_one(specialist)):
                 continue
             trust = self._familiar(i, images, mask, device) * len(inputs) / at_hand
-            if trust:
+            if trust and inputs.all(0).any():
                 found.append((specialist, trust * inputs.all(0)))
         if not found:
             return []
