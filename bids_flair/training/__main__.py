@@ -118,7 +118,9 @@ def _add_specialists(
             checkpoint = args.out / f'checkpoint-{i}-{"+".join(architecture.inputs)}.safetensors'
             fitted = train_specialists(people, start.network, training, count, checkpoint, device)
             boosting = Boosting(seed=args.seed)
-            trees = train_trees(people, architecture.inputs, training.sampling, boosting)
+            trees = train_trees(
+                people, architecture.inputs, training.sampling, boosting, checkpoint
+            )
             for one in (*(one.network for one in fitted), trees):
                 network = join(network, one, people)
                 key = f'{i} {"+".join(architecture.inputs)} {type(one).__name__}'

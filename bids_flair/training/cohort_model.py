@@ -272,6 +272,7 @@ def _fine_tune(
         architecture.inputs,
         training.sampling,
         Boosting(TREE_VOXELS * plan.epochs, seed=plan.seed, target=plan.target),
+        checkpoint,
     )
     network, history = start, []
     for one in (*(one.network for one in fitted), trees):

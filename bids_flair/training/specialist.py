@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 
 from bids_flair.errors import BidsFlairError, ExitCode
 from bids_flair.models.committee import Committee, accord_of, relations
 from bids_flair.models.familiarity import Familiarity
+from bids_flair.models.files import replace_file
 from bids_flair.models.network import Architecture, PatchRegressor, narrowed
 from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.models.regressor import CPU, Regressor
@@ -125,11 +128,25 @@ def train_specialist(
 
 
 def train_trees(
-    people: Sequence[Person], inputs: Sequence[str], sampling: Sampling, boosting: Boosting
+    people: Sequence[Person],
+    inputs: Sequence[str],
+    sampling: Sampling,
+    boosting: Boosting,
+    checkpoint: Path,
 ) -> BoostedTrees:
-    """Trees that know one scanner, as networks do, and err elsewhere than those."""
-    trees = fit_trees(people, TreesArchitecture(tuple(inputs)), boosting)
+    """Trees that know one scanner, as networks do, and err elsewhere than those.
+
+    ``checkpoint`` names theirs, the word trees before its suffix: what it holds is taken as it is.
+    """
+    architecture = TreesArchitecture(tuple(inputs))
+    kept = checkpoint.with_stem(f'{checkpoint.stem}-trees')
+    if kept.exists():
+        trees = BoostedTrees(architecture)
+        trees.load_state_dict(load_tensors(kept.read_bytes()))
+        return trees.eval()
+    trees = fit_trees(people, architecture, boosting)
     remember_styles(trees, people, sampling, boosting.seed)
+    replace_file(kept, save_tensors(trees.state_dict()))
     return trees.eval()
 
 

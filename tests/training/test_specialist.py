@@ -7,11 +7,17 @@ import pytest
 import torch
 
 from bids_flair.models.network import Architecture, PatchRegressor
-from bids_flair.training import fit
+from bids_flair.training import fit, specialist
+from bids_flair.training.boosting import Boosting
 from bids_flair.training.corpus import read_person, write_person
 from bids_flair.training.fit import Training
 from bids_flair.training.sampling import Sampling, draw_styles
-from bids_flair.training.specialist import specialised, train_specialists, training_of_twin
+from bids_flair.training.specialist import (
+    specialised,
+    train_specialists,
+    train_trees,
+    training_of_twin,
+)
 
 SHAPE = {'levels': 2, 'stem': 4, 'width': 8, 'blocks': 1}
 TRAINING = Training(
@@ -91,3 +97,13 @@ def test_a_network_that_had_stopped_early_is_not_trained_on(people, tmp_path, mo
     again = fit.fit([run[0]], *run[1:], validation=people[0])
     assert stopped.steps == again.steps < 9
     assert torch.equal(stopped.network.mean.weight, again.network.mean.weight)
+
+
+def test_trees_that_were_grown_are_not_grown_again(people, tmp_path, monkeypatch):
+    asked = (people, ('T1w', 'T2w'), TRAINING.sampling, Boosting(voxels=500))
+    once = train_trees(*asked, tmp_path / 'state.bin')
+    monkeypatch.setattr(specialist, 'fit_trees', None)
+    again = train_trees(*asked, tmp_path / 'state.bin')
+    assert once.leaf.any()
+    for key, value in once.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key])
