@@ -10,7 +10,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.models.regressor import HIGH, LOW
 from bids_flair.models.trees import HALO, BoostedTrees, TreesArchitecture, features
-from bids_flair.training.corpus import Cut, Person
+from bids_flair.training.corpus import BRIGHT, LESION, Cut, Person
 
 # Features that a question is chosen from, and voxels that an answer is the mean of, at least.
 SHARE_OF_FEATURES, LEAF_VOXELS = 0.3, 20
@@ -18,9 +18,15 @@ SHARE_OF_FEATURES, LEAF_VOXELS = 0.3, 20
 
 @dataclass(frozen=True)
 class Boosting:
-    """What a fit is asked to do: ``voxels`` are drawn from all people together."""
+    """What a fit is asked to do.
+
+    ``voxels`` are drawn from all people together; ``lesion`` is the share of them that are drawn
+    among lesions, beside those that are drawn anywhere. People with few have fewer: each voxel of
+    theirs is seen once as it lies and once mirrored.
+    """
 
     voxels: int = 200_000
+    lesion: float = 0.05
     learning_rate: float = 0.1
     seed: int = 0
     target: str = 'FLAIR'
@@ -36,7 +42,7 @@ def fit_trees(
     """
     rng = np.random.default_rng(boosting.seed)
     each = -(-boosting.voxels // len(people))
-    drawn = [draw(rng, person.whole(), architecture, boosting.target, each) for person in people]
+    drawn = [draw(rng, person.whole(), architecture, boosting, each) for person in people]
     seen, target = (np.concatenate(part) for part in zip(*drawn, strict=True))
     losses = ({}, _pinball(LOW), _pinball(HIGH))
     trees = BoostedTrees(architecture)
@@ -63,21 +69,25 @@ def _pinball(quantile: float) -> dict[str, str | float]:
 
 
 def draw(
-    rng: np.random.Generator, cut: Cut, architecture: TreesArchitecture, target: str, count: int
+    rng: np.random.Generator,
+    cut: Cut,
+    architecture: TreesArchitecture,
+    boosting: Boosting,
+    count: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (n, m) and target (n,) of at most so many voxels of the brain."""
-    k, chosen = CONTRASTS.index(target), [CONTRASTS.index(name) for name in architecture.inputs]
+    k, chosen = CONTRASTS.index(boosting.target), [CONTRASTS.index(i) for i in architecture.inputs]
     there = (cut.depth > 0) & cut.presence[k] & cut.presence[chosen].any(0)
-    places = np.flatnonzero(there)
-    places = rng.choice(places, min(count, len(places)), replace=False)
+    lesions = there & ((cut.kind == LESION) | (cut.kind == BRIGHT))
+    volumes = (cut.values[chosen], cut.presence[chosen].astype(np.float32))
     halves = []
-    for some, turn in zip(
-        np.array_split(places, 2), (slice(None), slice(None, None, -1)), strict=True
-    ):
+    for turn in (slice(None), slice(None, None, -1)):
         keep = np.zeros(there.shape, bool)
-        keep.flat[some] = True
+        for among, share in ((there, 1 - boosting.lesion), (lesions, boosting.lesion)):
+            places = np.flatnonzero(among)
+            few = min(round(share * count / 2), len(places))
+            keep.flat[rng.choice(places, few, replace=False)] = True
         keep = keep[turn]
-        volumes = (cut.values[chosen], cut.presence[chosen].astype(np.float32))
         x = np.concatenate([np.nan_to_num(volume[:, turn]) for volume in volumes])
         x = np.pad(x, [(0, 0)] + 3 * [(HALO, HALO)])[None].astype(np.float32)
         found = features(torch.from_numpy(x), torch.from_numpy(keep.copy())[None])

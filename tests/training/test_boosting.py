@@ -10,7 +10,7 @@ from bids_flair.models.inference import predict
 from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.models.trees import TreesArchitecture
 from bids_flair.training.boosting import Boosting, draw, fit_trees
-from bids_flair.training.corpus import read_person, write_person
+from bids_flair.training.corpus import LESION, read_person, write_person
 from bids_flair.training.evaluation import choose
 
 PAIR = ('T1w', 'T2w')
@@ -57,8 +57,23 @@ def test_the_same_people_give_the_same_trees(people):
 
 def test_what_is_drawn_are_patches_and_the_target_of_the_same_voxels(people):
     cut = people[0].whole()
-    seen, target = draw(np.random.default_rng(0), cut, SHAPE, 'T2w', 500)
+    boosting = Boosting(lesion=0.0, target='T2w')
+    seen, target = draw(np.random.default_rng(0), cut, SHAPE, boosting, 500)
     assert seen.shape == (500, 2 * (125 + 57 + 57))
     # The voxel itself, in T2w: half of them in the head as it lies, half mirrored.
     np.testing.assert_allclose(seen[:, 239 + 62], target)
     assert len(np.unique(target)) > 250
+
+
+def test_lesions_have_their_share_of_what_is_drawn_and_every_voxel_is_drawn_once_a_side(people):
+    cut = people[0].whole()
+    kind = np.zeros_like(cut.kind)
+    kind[18:21, 18:22, 18:22] = LESION
+    target = np.where(kind == LESION, 7, cut.values).astype(np.float32)
+    ill = replace(cut, kind=kind, values=target)
+    for share, most in ((0.0, 10), (0.1, 60), (0.5, 48 * 2)):
+        boosting = Boosting(lesion=share)
+        drawn = draw(np.random.default_rng(0), ill, SHAPE, boosting, 600)[1]
+        few = (drawn == 7).sum()
+        assert few <= most
+        assert few >= 0.95 * most or not share
