@@ -273,6 +273,7 @@ def _fine_tune(
         training.sampling,
         Boosting(TREE_VOXELS * plan.epochs, seed=plan.seed, target=plan.target),
         checkpoint,
+        world,
     )
     network, history = start, []
     for one in (*(one.network for one in fitted), trees):

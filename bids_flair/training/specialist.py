@@ -133,6 +133,7 @@ def train_trees(
     sampling: Sampling,
     boosting: Boosting,
     checkpoint: Path,
+    world: World = ALONE,
 ) -> BoostedTrees:
     """Trees that know one scanner, as networks do, and err elsewhere than those.
 
@@ -146,7 +147,8 @@ def train_trees(
         return trees.eval()
     trees = fit_trees(people, architecture, boosting)
     remember_styles(trees, people, sampling, boosting.seed)
-    replace_file(kept, save_tensors(trees.state_dict()))
+    if world.first:
+        replace_file(kept, save_tensors(trees.state_dict()))
     return trees.eval()
 
 

@@ -10,6 +10,7 @@ from bids_flair.models.network import Architecture, PatchRegressor
 from bids_flair.training import fit, specialist
 from bids_flair.training.boosting import Boosting
 from bids_flair.training.corpus import read_person, write_person
+from bids_flair.training.distributed import World
 from bids_flair.training.fit import Training
 from bids_flair.training.sampling import Sampling, draw_styles
 from bids_flair.training.specialist import (
@@ -107,3 +108,9 @@ def test_trees_that_were_grown_are_not_grown_again(people, tmp_path, monkeypatch
     assert once.leaf.any()
     for key, value in once.state_dict().items():
         assert torch.equal(value, again.state_dict()[key])
+
+
+def test_of_several_processes_the_first_alone_keeps_its_trees(people, tmp_path):
+    asked = (people, ('T1w', 'T2w'), TRAINING.sampling, Boosting(voxels=500))
+    train_trees(*asked, tmp_path / 'state.bin', World(rank=1, size=2))
+    assert not list(tmp_path.iterdir())
