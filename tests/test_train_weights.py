@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,21 +24,32 @@ while (($#)); do
 done
 if [[ -n ${out:-} ]]; then
     mkdir -p "$out"
-    touch "$out/${name:-model}.safetensors" "$out/scores.json"
+    touch "$out/$name.safetensors" "$out/$name.json" "$out/scores.json"
 fi
 """
 
 
 @pytest.fixture
-def calls(tmp_path) -> list[list[str]]:
+def train(tmp_path) -> Callable[[], list[list[str]]]:
+    """Runs the program and gives the trainings that it called since."""
     for name in ('python', 'bids_flair'):
         (tmp_path / name).write_text(STAND_IN)
         (tmp_path / name).chmod(0o755)
     log = tmp_path / 'calls'
     env = os.environ | {'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'CALLS': str(log)}
-    subprocess.run([PROGRAM, tmp_path / 'data', tmp_path / 'out'], env=env, check=True)
-    lines = [line.split() for line in log.read_text().splitlines()]
-    return [line[2:] for line in lines if line[:2] == ['-m', 'bids_flair.training']]
+
+    def run() -> list[list[str]]:
+        log.write_text('')
+        subprocess.run([PROGRAM, tmp_path / 'data', tmp_path / 'out'], env=env, check=True)
+        lines = [line.split() for line in log.read_text().splitlines()]
+        return [line[2:] for line in lines if line[:2] == ['-m', 'bids_flair.training']]
+
+    return run
+
+
+@pytest.fixture
+def calls(train) -> list[list[str]]:
+    return train()
 
 
 def test_every_training_is_one_that_the_program_knows(calls):
@@ -58,3 +70,11 @@ def test_everybody_is_left_out_of_one_fold_and_out_of_the_simulated_model(calls)
     folds = left_out['fold-1'] + left_out['fold-2']
     assert sorted(folds) == sorted(left_out['simulated'])
     assert left_out['default'] == []
+
+
+def test_what_is_made_is_not_made_again_and_what_is_lost_is(train, tmp_path):
+    train()
+    assert train() == []
+    (tmp_path / 'out/fold-2-general/model.json').unlink()
+    (again,) = train()
+    assert parse(again).out.name == 'fold-2-general'
