@@ -89,8 +89,8 @@ def synthesize(
     images : mapping of str to image
         Keys among 'T1w', 'T2w', 'MD', 'FA', 'S0'; values are nibabel images in any units, all on
         one grid and registered: what lies more than a millimetre off the T1w, or the first that
-        there is, is moved, with a warning. Voxels that a contrast does not cover are 0 or not
-        finite. MD in mm2/s (or any power of ten of it).
+        there is, is moved, with a warning (of another person: with a warning alone). Voxels that
+        a contrast does not cover are 0 or not finite. MD in mm2/s (or any power of ten of it).
     mask : image, optional
         The brain, on the same grid. Default: all that is not 0 where the T1w (else the T2w or S0)
         has been stripped of skull and air, else it is found in it, which takes a minute.

@@ -154,12 +154,15 @@ class Displacement:
         Fixed world to moving world (RAS+, mm).
     mm : float
         Mean distance over the mask by which `matrix` moves.
+    similarity : float
+        Excess of normalised mutual information (over 1, independent) with `matrix`.
     gain : float
-        Excess of normalised mutual information with `matrix` over that without.
+        That over the excess without it.
     """
 
     matrix: np.ndarray
     mm: float
+    similarity: float
     gain: float
 
 
@@ -171,9 +174,9 @@ def displacement(
     matrix = _rigid(*fine, mask, np.eye(4), (2, 1), (60, 40), seed)
     points = mask_points(mask)
     similarity = _Similarity(fixed, moving, thin(points, JUDGE_POINTS))
-    start, end = similarity(np.eye(4)), similarity(matrix)
-    gain = (end - 1) / max(start - 1, 1e-6)
-    return Displacement(matrix, mean_distance(np.eye(4), matrix, points), gain)
+    start, end = similarity(np.eye(4)) - 1, similarity(matrix) - 1
+    mm = mean_distance(np.eye(4), matrix, points)
+    return Displacement(matrix, mm, end, end / max(start, 1e-6))
 
 
 def distinct_poses(

@@ -8,6 +8,7 @@ from scipy.ndimage import affine_transform
 from scipy.spatial.transform import Rotation
 from small_heads import make_doll
 
+from bids_flair.models.blocks import cut_box
 from bids_flair.models.inference import synthesis_of
 from bids_flair.models.placement import into_place
 from bids_flair.simulation.anatomy import load_anatomy, shipped
@@ -44,6 +45,20 @@ def test_what_is_misplaced_is_moved_onto_the_first(head, degrees, mm):
             for volume in (misplaced[name], placed[name])
         )
         assert before < 0.8 and after > 0.9
+
+
+def test_another_persons_image_is_told(head):
+    images, brain = head
+    other = simulate(load_anatomy(shipped()[1]), np.random.default_rng(6), 2.0, brain_only=True)
+    t2w = other.contrasts['T2w'] * other.brain
+    # Brain upon brain, as a registration would lay them.
+    middles = (np.argwhere(volume).mean(0) for volume in (t2w, brain))
+    t2w = cut_box(t2w, np.rint(np.subtract(*middles)).astype(int).tolist(), brain.shape)
+    for lost in (t2w, away(images['T2w'], (0, 0, 90), (0, 0, 0))):
+        placed, warnings = into_place({'T1w': images['T1w'], 'T2w': lost}, brain)
+        assert len(warnings) == 1
+        assert 'T2w and T1w have nothing in common' in warnings[0]
+        np.testing.assert_array_equal(placed['T2w'], lost)
 
 
 def test_what_is_in_place_is_left_alone(head):
