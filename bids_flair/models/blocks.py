@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import torch
 
-from bids_flair.models.normalisation import Normalised
+from bids_flair.models.normalisation import LARGEST_WEIGHTED, Normalised
 from bids_flair.models.regressor import STYLE_QUANTILES, Regressor
 
 TILE = 64
@@ -51,7 +51,8 @@ def predict_blocks(
             keep = torch.from_numpy(cut_box(mask, corner, (length,) * 3)[None])
             mean, reach = network(x.to(device), seen, keep.to(device))
             out[:, *block][:, mask[block]] = torch.cat([mean[:, None], reach], 1).T.cpu().numpy()
-    return np.maximum(out, 0)
+    # Far from anything it was trained on a network answers without bounds.
+    return np.clip(out, 0, LARGEST_WEIGHTED)
 
 
 def style(inputs: Normalised, mask: np.ndarray) -> np.ndarray:
