@@ -142,6 +142,14 @@ def test_participant_with_a_t2w_alone_has_its_own_space(finished):
     assert (anat / 'sub-02_desc-preproc_T2w.nii.gz').exists()
 
 
+def test_a_stripped_image_keeps_its_own_shape_as_the_mask(finished, dolls):
+    """Of voxels of 2 mm, each of which is eight of the reference grid."""
+    mask = nib.load(finished[0] / 'sub-02' / 'anat' / 'sub-02_desc-brain_mask.nii.gz').get_fdata()
+    acquired = nib.load(dolls / 'sub-02/anat/sub-02_T2w.nii.gz').get_fdata()
+    assert (mask > 0).sum() == pytest.approx(8 * (acquired != 0).sum(), rel=0.01)
+    assert 'sub-02: the inputs look unlike' not in finished[1].stderr
+
+
 def test_participant_with_diffusion_alone(finished):
     out = finished[0] / 'sub-03'
     flair = nib.load(out / 'anat' / 'sub-03_space-dwi_desc-synth_FLAIR.nii.gz')

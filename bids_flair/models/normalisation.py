@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d, label
+from scipy.ndimage import gaussian_filter1d
+
+from bids_flair.processing.resampling import large_regions
 
 CONTRASTS = ('T1w', 'T2w', 'MD', 'FA', 'S0', 'FLAIR')
 WEIGHTED = ('T1w', 'T2w', 'S0', 'FLAIR')
@@ -17,7 +19,9 @@ TYPICAL = {'MD': 0.9, 'FA': 0.2}
 # Above these no tissue is found: interpolation, vessels and noise are.
 LARGEST = {'MD': 4.0, 'FA': 1.0}
 LARGEST_WEIGHTED = 10.0
-HOLE_VOXELS = 1000
+FEWEST_WHITE_VOXELS = 1000
+# Of the median over a brain: what is darker is air that a mask took in, not tissue.
+FAINT = 0.1
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,7 @@ def normalise(images: Mapping[str, np.ndarray], mask: np.ndarray) -> Normalised:
 def coverage(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Voxels of the mask that an image covers: finite, and in no large hole of exact zeros."""
     finite = np.isfinite(image)
-    holes, count = label(mask & (~finite | (image == 0)))
-    large = np.bincount(holes.ravel(), minlength=count + 1) >= HOLE_VOXELS
-    large[0] = False
-    return mask & finite & ~large[holes]
+    return mask & finite & ~large_regions(mask & (~finite | (image == 0)))
 
 
 def scale_factors(
@@ -100,7 +101,7 @@ def scale_factors(
             warnings.append(f'{name} has no value inside the brain mask and was left out')
             continue
         inside = images[name][white & covered[name]]
-        if len(inside) >= HOLE_VOXELS and (peak := mode(inside)) > 0:
+        if len(inside) >= FEWEST_WHITE_VOXELS and (peak := mode(inside)) > 0:
             factors[name] = peak
         else:
             factors[name] = _positive_median(images[name][covered[name]])
@@ -119,7 +120,7 @@ def white_matter(
     White matter is the upper peak of a T1w, the lower half of a T2w or S0, and has low MD and
     high FA. Asking all of them keeps grey matter and lesions out where the T1w shows little
     contrast. In a FLAIR, white matter lies in the lower half, too; it is asked where it is the
-    only anatomical image.
+    only anatomical image. Air in the mask is darker still.
     """
     white = mask.copy()
     dark = {'T2w', 'S0'} if {'T1w', 'T2w'} & set(images) else {'S0', 'FLAIR'}
@@ -130,7 +131,8 @@ def white_matter(
         if name == 'T1w':
             white &= ~here | _around(image, upper_peak(image[here]), 0.1)
         elif name in dark:
-            white &= ~here | (image < np.median(image[here]))
+            middle = np.median(image[here])
+            white &= ~here | ((image < middle) & (image > FAINT * middle))
         elif name == 'MD':
             white &= ~here | (image / factors['MD'] < 1.0)
         elif name == 'FA':

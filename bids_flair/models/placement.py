@@ -12,7 +12,7 @@ from scipy.ndimage import binary_erosion
 
 from bids_flair.models.normalisation import coverage
 from bids_flair.processing.registration import Displacement, displacement
-from bids_flair.processing.resampling import resample, resample_labels, spread
+from bids_flair.processing.resampling import resample
 
 # The contrasts of a series move together, by what its first one at hand shows. The first series
 # at hand is where all others belong.
@@ -83,12 +83,7 @@ def displacement_of(
 
 
 def _moved(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """By splines; what is not covered is not smeared into its neighbours."""
-    covered = image != 0
-    grid = (image.shape, np.eye(4))
-    values = resample(_volume(spread(image, covered)), grid, matrix)
-    kept = resample_labels(_volume(covered.astype(np.uint8)), grid, matrix)
-    return np.where(np.asarray(kept.dataobj), np.asarray(values.dataobj), 0)
+    return np.asarray(resample(_volume(image), (image.shape, np.eye(4)), matrix).dataobj)
 
 
 def _volume(array: np.ndarray) -> nib.Nifti1Image:

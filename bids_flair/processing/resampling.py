@@ -2,9 +2,10 @@
 
 import nibabel as nib
 import numpy as np
-from scipy.ndimage import affine_transform, distance_transform_edt
+from scipy.ndimage import affine_transform, distance_transform_edt, label
 
 SPLINE_ORDER = 3
+HOLE_VOXELS = 1000
 Grid = tuple[tuple[int, int, int], np.ndarray]
 
 
@@ -25,16 +26,23 @@ def resample(
     Returns
     -------
     Nifti1Image
-        float32, on `grid`. Exactly 0 outside the field of view of `img` ("not measured"). Splines
-        overshoot at edges: values are kept inside the range of the input.
+        float32, on `grid`. Exactly 0 outside the field of view of `img` and in large regions of
+        exact zeros, such as those that skull stripping leaves ("not measured"): no spline is laid
+        across their edge. Splines overshoot at edges: values are kept inside the range of the
+        input.
     """
     data = np.asarray(img.dataobj, dtype=np.float32)
     if matrix is None and img.shape == grid[0] and np.allclose(img.affine, grid[1]):
         return nib.Nifti1Image(data, img.affine)
-    moved = _apply(nib.Nifti1Image(data, img.affine), grid, matrix, SPLINE_ORDER, np.float32)
+    holes = large_regions(data == 0)
+    whole = spread(data, ~holes) if holes.any() else data
+    moved = _apply(nib.Nifti1Image(whole, img.affine), grid, matrix, SPLINE_ORDER, np.float32)
     values = np.asarray(moved.dataobj)
     np.clip(values, data.min(), data.max(), out=values)
     values[~covered(img, grid, matrix)] = 0
+    if holes.any():
+        empty = resample_labels(nib.Nifti1Image(holes.astype(np.uint8), img.affine), grid, matrix)
+        values[np.asarray(empty.dataobj) > 0] = 0
     return nib.Nifti1Image(values, grid[1])
 
 
@@ -47,7 +55,18 @@ def resample_labels(
     img: nib.Nifti1Image, grid: Grid, matrix: np.ndarray | None = None
 ) -> nib.Nifti1Image:
     """Resample a mask or label image: nearest neighbour, uint8; parameters as `resample`."""
-    return _apply(img, grid, matrix, 0, np.uint8)
+    moved = _apply(img, grid, matrix, 0, np.uint8)
+    labels = np.asarray(moved.dataobj)
+    labels[~covered(img, grid, matrix)] = 0
+    return moved
+
+
+def large_regions(mask: np.ndarray) -> np.ndarray:
+    """The connected pieces of a mask that have at least a thousand voxels."""
+    pieces, count = label(mask)
+    large = np.bincount(pieces.ravel(), minlength=count + 1) >= HOLE_VOXELS
+    large[0] = False
+    return large[pieces]
 
 
 def spread(volume: np.ndarray, covered: np.ndarray) -> np.ndarray:
@@ -81,14 +100,13 @@ def covered(img: nib.Nifti1Image, grid: Grid, matrix: np.ndarray | None = None) 
 
 def _apply(img, grid, matrix, order, dtype) -> nib.Nifti1Image:
     shape, affine = grid
-    # 'nearest' carries the outer half voxel; what lies farther out is cut by `covered`.
-    mode = 'nearest' if order else 'constant'
+    # The outer half voxel is carried on; what lies farther out is for `covered` to cut.
     data = affine_transform(
         np.asarray(img.dataobj, dtype=dtype),
         _to_voxels(img, affine, matrix),
         output_shape=shape,
         order=order,
-        mode=mode,
+        mode='nearest',
     )
     return nib.Nifti1Image(data, affine)
 

@@ -50,6 +50,18 @@ def test_lesions_do_not_move_the_white_matter(phantom):
     assert result.factors['T2w'] == pytest.approx(300, rel=0.05)
 
 
+@pytest.mark.parametrize('name', WHITE)
+def test_air_in_the_mask_is_not_taken_for_white_matter(phantom, name):
+    generous = phantom.mask.copy()
+    generous[:20] = True
+    air = generous & ~phantom.mask
+    assert air.sum() > 0.5 * phantom.mask.sum()
+    image = phantom.arrays[name].copy()
+    image[air] = 0.01 * WHITE[name] * np.random.default_rng(0).rayleigh(size=air.sum())
+    result = normalise({name: image}, generous)
+    assert result.factors[name] == pytest.approx(WHITE[name], rel=0.05)
+
+
 @pytest.mark.parametrize('missing', [0.0, np.nan, np.inf])
 def test_a_slab_not_covered_is_absent(phantom, missing):
     cut = phantom.arrays['T2w'].copy()

@@ -13,6 +13,10 @@ from bids_flair.processing.resampling import covered, resample, resample_labels
 TURN = from_matvec(Rotation.from_euler('xyz', (5, -8, 12), degrees=True).as_matrix(), (3, -2, 4))
 
 
+# Half the edges of voxels of 1 mm.
+HALVES = ((40, 40, 40), np.diag([0.5, 0.5, 0.5, 1]))
+
+
 def smooth_field(points):
     """A function of world position that splines reproduce well."""
     x, y, z = np.moveaxis(points, -1, 0) / 15
@@ -51,12 +55,37 @@ def test_same_grid_is_left_alone():
 
 
 def test_overshoot_stays_in_range():
+    data = np.ones((20, 20, 20), np.float32)
+    data[10:] = 100
+    values = np.asarray(resample(nib.Nifti1Image(data, np.eye(4)), HALVES).dataobj)
+    assert values[values != 0].min() >= 1
+    assert values.max() <= 100
+
+
+def test_what_was_stripped_stays_zero_and_does_not_ring():
+    """Splines across the edge of a stripped brain overshoot far outside it and darken its rim."""
     data = np.zeros((20, 20, 20), np.float32)
     data[10:] = 100
-    grid = ((40, 40, 40), np.diag([0.5, 0.5, 0.5, 1]))
-    values = np.asarray(resample(nib.Nifti1Image(data, np.eye(4)), grid).dataobj)
-    assert values.min() >= 0
-    assert values.max() <= 100
+    values = np.asarray(resample(nib.Nifti1Image(data, np.eye(4)), HALVES).dataobj)
+    # Halves of voxels, the first of which lies on the centre of voxel 0.
+    assert (values[:19] == 0).all()
+    np.testing.assert_allclose(values[20:], 100, rtol=1e-5)
+
+
+def test_single_zeros_are_values():
+    img = image_of((20, 20, 20), np.eye(4))
+    data = np.asarray(img.dataobj).copy()
+    data[10, 10, 10] = 0
+    values = np.asarray(resample(nib.Nifti1Image(data, np.eye(4)), HALVES).dataobj)
+    assert 0.1 < values[21, 20, 20] < 0.9 * img.dataobj[11, 10, 10]
+
+
+def test_a_mask_reaches_the_edge_of_its_field_of_view():
+    mask = nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.diag([3, 3, 3, 1]))
+    grid = ((14, 14, 14), from_matvec(np.eye(3), (-2, -2, -2)))
+    labels = np.asarray(resample_labels(mask, grid).dataobj)
+    np.testing.assert_array_equal(labels > 0, covered(mask, grid))
+    assert labels.sum() == 12**3
 
 
 def test_labels_are_not_blended():
