@@ -91,8 +91,9 @@ def _pairs(person: Cut, other: Cut) -> Iterator[tuple[str, str, float, float]]:
         if strange.any():
             poses['of another person'] = _laid_on(strange, brain)
         for how, moved in poses.items():
-            found = displacement_of(t1w, moved, brain)
-            yield contrast, how, found.mm, found.similarity
+            # None where what was moved meets the brain nowhere.
+            if found := displacement_of(t1w, moved, brain):
+                yield contrast, how, found.mm, found.similarity
 
 
 def _stripped(person: Cut, contrast: str) -> np.ndarray:
