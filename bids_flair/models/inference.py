@@ -12,10 +12,12 @@ import nibabel as nib
 import numpy as np
 import torch
 from nibabel.spatialimages import SpatialImage
-from scipy.ndimage import affine_transform, binary_fill_holes, find_objects, gaussian_filter
+from scipy.ndimage import affine_transform, binary_fill_holes, find_objects
 
 from bids_flair.models.blocks import predict_alone, style
+from bids_flair.models.committee import SHARE_ABROAD
 from bids_flair.models.files import Model, load_model, needs_every_input
+from bids_flair.models.finishing import DETAIL, held_back, with_detail
 from bids_flair.models.normalisation import CONTRASTS, Normalised, normalise
 from bids_flair.models.placement import into_place
 from bids_flair.models.regressor import Predictor, Voice
@@ -27,8 +29,6 @@ REGISTER = 'register one to the other first, or let the participant level do it'
 VOXEL_TOLERANCE = 0.05
 # Width of a normal distribution's 90 % interval in standard deviations.
 INTERVAL_SDS = 2 * 1.645
-# Local contrast that is given back where specialists are heard, and what is local, in mm.
-DETAIL, DETAIL_SIGMA = 0.25, 2.0
 
 
 @dataclass(frozen=True)
@@ -231,23 +231,15 @@ def _together(
         if np.any(voice.weight):
             total += voice.weight * predict_alone(voice.network, images, mask, device)
     mean, below, above = total
-    known = sum(voice.weight for voice in voices if voice.role == 'specialist')
-    return with_detail(mean, mask, DETAIL * known), below, above
+    held = held_back(mean, mask, _said(voices, 'abroad') / SHARE_ABROAD)
+    # It may be as bright as was predicted: the upper limit stays.
+    above += mean - held
+    return with_detail(held, mask, DETAIL * _said(voices, 'specialist')), below, above
 
 
-def with_detail(mean: np.ndarray, mask: np.ndarray, amount: float | np.ndarray) -> np.ndarray:
-    """More of what sets a voxel apart from the brain around it.
-
-    The mean of several predictions, each of which hedges, has less contrast than any of them.
-    """
-    if not np.any(amount):
-        return mean
-    around, inside = (
-        gaussian_filter(volume.astype(np.float32), DETAIL_SIGMA, mode='constant')
-        for volume in (mean, mask)
-    )
-    apart = mean - around / np.maximum(inside, 1e-3)
-    return np.where(mask, np.maximum(mean + amount * apart, 0), 0).astype(np.float32)
+def _said(voices: Sequence[Voice], role: str) -> float | np.ndarray:
+    """What all networks of a kind count for."""
+    return sum((voice.weight for voice in voices if voice.role == role), start=0.0)
 
 
 def pick_device(name: str) -> torch.device:

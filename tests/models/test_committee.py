@@ -29,7 +29,8 @@ from bids_flair.models.committee import (
     unlikeness,
 )
 from bids_flair.models.files import load_model, save_model
-from bids_flair.models.inference import DETAIL, predict, synthesis_of, with_detail
+from bids_flair.models.finishing import DETAIL, held_back, with_detail
+from bids_flair.models.inference import predict, synthesis_of
 from bids_flair.models.network import Architecture, PatchRegressor
 from bids_flair.models.normalisation import normalise
 from bids_flair.models.trees import BoostedTrees, TreesArchitecture
@@ -126,11 +127,18 @@ def test_at_home_the_answer_is_the_mean_of_both(committee, phantom, seen):
 def test_elsewhere_the_network_for_foreign_scanners_has_its_say(committee, phantom):
     faint = {'T1w': 500 + 0.1 * phantom.arrays['T1w'], 'T2w': phantom.arrays['T2w']}
     images = normalise(faint, phantom.mask)
-    found = predict(committee, images, phantom.mask, CPU)[0]
+    # Some of it brighter than what is held back, and some not.
+    for one in (committee.abroad[0], committee.generalist):
+        one.mean.bias.data -= 1.7
+    mean, below, above = predict(committee, images, phantom.mask, CPU)
     members = (committee.abroad[0], committee.generalist)
-    abroad, general = (predict(one, images, phantom.mask, CPU)[0] for one in members)
-    expected = SHARE_ABROAD * abroad + (1 - SHARE_ABROAD) * general
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    abroad, general = (np.stack(predict(one, images, phantom.mask, CPU)) for one in members)
+    said = SHARE_ABROAD * abroad + (1 - SHARE_ABROAD) * general
+    expected = held_back(said[0], phantom.mask, 1.0)
+    np.testing.assert_allclose(mean, expected, atol=1e-5)
+    np.testing.assert_allclose(below, said[1], atol=1e-5)
+    np.testing.assert_allclose(mean + above, said[0] + said[2], atol=1e-5)
+    assert (mean < said[0] - 0.01).any()
 
 
 def test_one_contrast_does_not_tell_a_specialist_of_two_that_it_is_at_home(committee, phantom):

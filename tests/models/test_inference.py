@@ -14,7 +14,8 @@ import bids_flair
 from bids_flair.models import blocks, inference
 from bids_flair.models.familiarity import Familiarity
 from bids_flair.models.files import load_model
-from bids_flair.models.inference import pick_device, predict, synthesis_of, synthesize, with_detail
+from bids_flair.models.finishing import BRIGHT, HELD_BACK, held_back, with_detail
+from bids_flair.models.inference import pick_device, predict, synthesis_of, synthesize
 from bids_flair.models.network import Architecture
 from bids_flair.models.normalisation import CONTRASTS, LARGEST_WEIGHTED, Normalised, normalise
 from bids_flair.models.regressor import CPU
@@ -89,6 +90,25 @@ def test_detail_is_what_sets_a_voxel_apart_from_those_around_it():
     assert found[20, 20, 22] < 1 < found[20, 20, 28]
     assert not found[~mask].any()
     np.testing.assert_array_equal(with_detail(image, mask, np.zeros_like(image)), image)
+
+
+def test_what_is_bright_on_its_own_is_held_back():
+    mask = np.zeros((40, 40, 40), bool)
+    mask[4:36, 4:36, 4:36] = True
+    image = mask.astype(np.float32)
+    image[10, 10, 10:12] = BRIGHT - 0.1, BRIGHT
+    image[10, 10, 13:15] = 1.5, 1.6
+    image[18:34, 18:34, 18:34] = 1.5
+    image[4, 4, 4] = 1.5
+    found = held_back(image, mask, 1.0)
+    np.testing.assert_array_equal(found[image <= BRIGHT], image[image <= BRIGHT])
+    expected = BRIGHT + HELD_BACK * (image[10, 10, 13:15] - BRIGHT)
+    np.testing.assert_allclose(found[10, 10, 13:15], expected, rtol=1e-5)
+    assert found[4, 4, 4] == pytest.approx(BRIGHT + HELD_BACK * 0.3)
+    np.testing.assert_allclose(found[22:30, 22:30, 22:30], 1.5, rtol=1e-5)
+    half = held_back(image, mask, np.full(mask.shape, 0.5))
+    np.testing.assert_allclose(half, (image + found) / 2, rtol=1e-5)
+    np.testing.assert_array_equal(held_back(image, mask, 0.0), image)
 
 
 def test_twice_the_same(phantom, small_model):
