@@ -1,7 +1,9 @@
 """What is done to the mean of several predictions, before it is an image."""
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_closing, gaussian_filter
+
+from bids_flair.models.normalisation import Normalised
 
 # Local contrast that is given back where specialists are heard, and what is local, in mm.
 DETAIL, DETAIL_SIGMA = 0.25, 2.0
@@ -10,6 +12,12 @@ DETAIL, DETAIL_SIGMA = 0.25, 2.0
 # first of these values on, and not at all from the second.
 BRIGHT, HELD_BACK = 1.2, 0.2
 SURROUNDINGS_SIGMA, SURROUNDINGS = 4.0, (1.2, 1.3)
+# Of a FLAIR, what is this dark is fluid, if the T2w is so bright there; so many voxels of it tell
+# what fluid is like.
+FLUID_FLAIR, FLUID_T2W, ENOUGH_FLUID = 0.35, 1.5, 500
+# Fluid, too, is what is at least so much of this quantile of its T2w, and at most at this quantile
+# of its T1w; and what lies in the midst of that, and is nearly as bright in T2w.
+AS_BRIGHT, T2W_QUANTILE, T1W_QUANTILE, NEARLY_AS_BRIGHT = 0.95, 0.7, 0.95, 0.85
 
 
 def with_detail(mean: np.ndarray, mask: np.ndarray, amount: float | np.ndarray) -> np.ndarray:
@@ -45,6 +53,40 @@ def held_back(mean: np.ndarray, mask: np.ndarray, amount: float | np.ndarray) ->
     alone = np.clip((last - _around(mean, mask, SURROUNDINGS_SIGMA)) / (last - first), 0, 1)
     excess = np.maximum(mean - BRIGHT, 0)
     return np.where(mask, mean - amount * (1 - HELD_BACK) * alone * excess, 0).astype(np.float32)
+
+
+def fluid_kept_dark(
+    mean: np.ndarray, images: Normalised, mask: np.ndarray, amount: float | np.ndarray
+) -> np.ndarray:
+    """Fluid as dark as fluid, in the middle of wide ventricles, too.
+
+    What looks like fluid in T1w and T2w may be oedema or a lesion, and a network that sees no wall
+    may take a ventricle for one. But it knows most of a brain's fluid by its walls, and what is as
+    bright as that in T2w, and as dark in T1w, is fluid.
+
+    Parameters
+    ----------
+    mean : ndarray of float32, shape (X, Y, Z)
+        FLAIR in units of its white matter.
+    images : Normalised
+        The inputs. Nothing is done where T1w or T2w is absent.
+    mask : ndarray of bool, shape (X, Y, Z)
+        The brain.
+    amount : float or ndarray, shape (X, Y, Z)
+        0 (left as it is) to 1.
+    """
+    if not np.any(amount):
+        return mean
+    seen = images.pick(('T1w', 'T2w'))
+    there = mask & seen.presence.all(0)
+    t1w, t2w = seen.values
+    known = there & (mean < FLUID_FLAIR) & (t2w > FLUID_T2W)
+    if known.sum() < ENOUGH_FLUID:
+        return mean
+    bright, dark = np.quantile(t2w[known], T2W_QUANTILE), np.quantile(t1w[known], T1W_QUANTILE)
+    fluid = there & (t2w >= AS_BRIGHT * bright) & (t1w <= dark)
+    fluid = binary_closing(fluid, iterations=2) & there & (t2w >= NEARLY_AS_BRIGHT * bright)
+    return (mean - amount * fluid * np.maximum(mean - FLUID_FLAIR, 0)).astype(np.float32)
 
 
 def _around(volume: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:

@@ -17,7 +17,7 @@ from scipy.ndimage import affine_transform, binary_fill_holes, find_objects
 from bids_flair.models.blocks import predict_alone, style
 from bids_flair.models.committee import SHARE_ABROAD
 from bids_flair.models.files import Model, load_model, needs_every_input
-from bids_flair.models.finishing import DETAIL, held_back, with_detail
+from bids_flair.models.finishing import DETAIL, fluid_kept_dark, held_back, with_detail
 from bids_flair.models.normalisation import CONTRASTS, Normalised, normalise
 from bids_flair.models.placement import into_place
 from bids_flair.models.regressor import Predictor, Voice
@@ -231,10 +231,12 @@ def _together(
         if np.any(voice.weight):
             total += voice.weight * predict_alone(voice.network, images, mask, device)
     mean, below, above = total
-    held = held_back(mean, mask, _said(voices, 'abroad') / SHARE_ABROAD)
+    nobody_knows = _said(voices, 'abroad') / SHARE_ABROAD
+    sober = fluid_kept_dark(mean, images, mask, nobody_knows)
+    sober = held_back(sober, mask, nobody_knows)
     # It may be as bright as was predicted: the upper limit stays.
-    above += mean - held
-    return with_detail(held, mask, DETAIL * _said(voices, 'specialist')), below, above
+    above += mean - sober
+    return with_detail(sober, mask, DETAIL * _said(voices, 'specialist')), below, above
 
 
 def _said(voices: Sequence[Voice], role: str) -> float | np.ndarray:

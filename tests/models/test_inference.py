@@ -14,7 +14,14 @@ import bids_flair
 from bids_flair.models import blocks, inference
 from bids_flair.models.familiarity import Familiarity
 from bids_flair.models.files import load_model
-from bids_flair.models.finishing import BRIGHT, HELD_BACK, held_back, with_detail
+from bids_flair.models.finishing import (
+    BRIGHT,
+    FLUID_FLAIR,
+    HELD_BACK,
+    fluid_kept_dark,
+    held_back,
+    with_detail,
+)
 from bids_flair.models.inference import pick_device, predict, synthesis_of, synthesize
 from bids_flair.models.network import Architecture
 from bids_flair.models.normalisation import CONTRASTS, LARGEST_WEIGHTED, Normalised, normalise
@@ -109,6 +116,32 @@ def test_what_is_bright_on_its_own_is_held_back():
     half = held_back(image, mask, np.full(mask.shape, 0.5))
     np.testing.assert_allclose(half, (image + found) / 2, rtol=1e-5)
     np.testing.assert_array_equal(held_back(image, mask, 0.0), image)
+
+
+def test_fluid_is_dark_in_the_middle_of_a_wide_ventricle():
+    mask = np.ones((40, 40, 40), bool)
+    tissue, fluid, oedema = (0.8, 1.2, 1.0), (0.15, 3.4, 0.2), (0.3, 2.8, 1.4)
+    t1w, t2w, flair = (np.full(mask.shape, value, np.float32) for value in tissue)
+    for part, values in ((slice(4, 18), fluid), (slice(24, 36), oedema)):
+        for image, value in zip((t1w, t2w, flair), values, strict=True):
+            image[part, part, part] = value
+    ventricle, middle = np.s_[4:18, 4:18, 4:18], np.s_[8:14, 8:14, 8:14]
+    rng = np.random.default_rng(0)
+    t1w[ventricle] += rng.uniform(0, 0.1, t1w[ventricle].shape)
+    flair[middle] = 0.9
+    images = normalise({'T1w': t1w, 'T2w': t2w}, mask)
+    found = fluid_kept_dark(flair, images, mask, 1.0)
+    # All of it, though a voxel in twenty is not as dark in T1w as most of the fluid.
+    np.testing.assert_allclose(found[middle], FLUID_FLAIR, rtol=1e-5)
+    elsewhere = flair.copy()
+    elsewhere[middle] = found[middle]
+    np.testing.assert_array_equal(found, elsewhere)
+    half = fluid_kept_dark(flair, images, mask, np.full(mask.shape, 0.5))
+    np.testing.assert_allclose(half, (flair + found) / 2, rtol=1e-5)
+    alone = normalise({'T2w': t2w}, mask)
+    np.testing.assert_array_equal(fluid_kept_dark(flair, alone, mask, 1.0), flair)
+    flair[ventricle] = 1.4
+    np.testing.assert_array_equal(fluid_kept_dark(flair, images, mask, 1.0), flair)
 
 
 def test_twice_the_same(phantom, small_model):
