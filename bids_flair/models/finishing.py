@@ -7,17 +7,56 @@ from bids_flair.models.normalisation import Normalised
 
 # Local contrast that is given back where specialists are heard, and what is local, in mm.
 DETAIL, DETAIL_SIGMA = 0.25, 2.0
-# Where nobody knows the scanner, what is brighter than this (white matter is 1) is held back to so
-# much of the excess, unless the mean around it, over so many mm, is bright too: in part from the
-# first of these values on, and not at all from the second.
+# Where nobody knows the scanner, real people are darker than predicted more often than brighter:
+# there the interval reaches further down, by this factor.
+FURTHER_DOWN = 1.2
+# There, what is brighter than this (white matter is 1) is held back to so much of the excess,
+# unless the mean around it, over so many mm, is bright too: in part from the first of these values
+# on, and not at all from the second.
 BRIGHT, HELD_BACK = 1.2, 0.2
 SURROUNDINGS_SIGMA, SURROUNDINGS = 4.0, (1.2, 1.3)
-# Of a FLAIR, what is this dark is fluid, if the T2w is so bright there; so many voxels of it tell
+# There, what is predicted this dark is fluid, if its T2w is so bright; so many voxels of it tell
 # what fluid is like.
 FLUID_FLAIR, FLUID_T2W, ENOUGH_FLUID = 0.35, 1.5, 500
 # Fluid, too, is what is at least so much of this quantile of its T2w, and at most at this quantile
 # of its T1w; and what lies in the midst of that, and is nearly as bright in T2w.
 AS_BRIGHT, T2W_QUANTILE, T1W_QUANTILE, NEARLY_AS_BRIGHT = 0.95, 0.7, 0.95, 0.85
+
+
+def finish(
+    mean: np.ndarray,
+    below: np.ndarray,
+    above: np.ndarray,
+    images: Normalised,
+    mask: np.ndarray,
+    *,
+    at_home: float | np.ndarray,
+    abroad: float | np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give back detail at home, and correct abroad what real people showed to be wrong there.
+
+    Parameters
+    ----------
+    mean, below, above : ndarray of float32, shape (X, Y, Z)
+        FLAIR in units of its white matter, and how far its interval reaches to either side.
+    images : Normalised
+        The inputs.
+    mask : ndarray of bool, shape (X, Y, Z)
+        The brain.
+    at_home : float or ndarray, shape (X, Y, Z)
+        What specialists for the scanner count for.
+    abroad : float or ndarray, shape (X, Y, Z)
+        How far, from 0 to 1, nobody knows the scanner.
+
+    Returns
+    -------
+    mean, below, above : ndarray of float32, shape (X, Y, Z)
+    """
+    sober = held_back(fluid_kept_dark(mean, images, mask, abroad), mask, abroad)
+    # It may be as bright as was predicted: the upper limit stays.
+    above = above + mean - sober
+    below = below * np.asarray(1 + (FURTHER_DOWN - 1) * abroad, np.float32)
+    return with_detail(sober, mask, DETAIL * at_home), below, above
 
 
 def with_detail(mean: np.ndarray, mask: np.ndarray, amount: float | np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from scipy.ndimage import affine_transform, binary_fill_holes, find_objects
 from bids_flair.models.blocks import predict_alone, style
 from bids_flair.models.committee import SHARE_ABROAD
 from bids_flair.models.files import Model, load_model, needs_every_input
-from bids_flair.models.finishing import DETAIL, fluid_kept_dark, held_back, with_detail
+from bids_flair.models.finishing import finish
 from bids_flair.models.normalisation import CONTRASTS, Normalised, normalise
 from bids_flair.models.placement import into_place
 from bids_flair.models.regressor import Predictor, Voice
@@ -230,13 +230,8 @@ def _together(
     for voice in voices:
         if np.any(voice.weight):
             total += voice.weight * predict_alone(voice.network, images, mask, device)
-    mean, below, above = total
-    nobody_knows = _said(voices, 'abroad') / SHARE_ABROAD
-    sober = fluid_kept_dark(mean, images, mask, nobody_knows)
-    sober = held_back(sober, mask, nobody_knows)
-    # It may be as bright as was predicted: the upper limit stays.
-    above += mean - sober
-    return with_detail(sober, mask, DETAIL * _said(voices, 'specialist')), below, above
+    at_home, nobody_knows = (_said(voices, role) for role in ('specialist', 'abroad'))
+    return finish(*total, images, mask, at_home=at_home, abroad=nobody_knows / SHARE_ABROAD)
 
 
 def _said(voices: Sequence[Voice], role: str) -> float | np.ndarray:
