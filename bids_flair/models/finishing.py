@@ -15,6 +15,8 @@ FURTHER_DOWN = 1.2
 # on, and not at all from the second.
 BRIGHT, HELD_BACK = 1.2, 0.2
 SURROUNDINGS_SIGMA, SURROUNDINGS = 4.0, (1.2, 1.3)
+# There, so much of what a voxel is darker than the mean around it, over so many mm, is filled in.
+FILLED, FILLED_SIGMA = 0.3, 0.8
 # There, what is predicted this dark is fluid, if its T2w is so bright; so many voxels of it tell
 # what fluid is like.
 FLUID_FLAIR, FLUID_T2W, ENOUGH_FLUID = 0.35, 1.5, 500
@@ -53,10 +55,11 @@ def finish(
     mean, below, above : ndarray of float32, shape (X, Y, Z)
     """
     sober = held_back(fluid_kept_dark(mean, images, mask, abroad), mask, abroad)
-    # It may be as bright as was predicted: the upper limit stays.
+    filled = filled_in(sober, mask, abroad)
+    # It may be as bright, or as dark, as was predicted: those limits stay.
     above = above + mean - sober
-    below = below * np.asarray(1 + (FURTHER_DOWN - 1) * abroad, np.float32)
-    return with_detail(sober, mask, DETAIL * at_home), below, above
+    below = below * np.asarray(1 + (FURTHER_DOWN - 1) * abroad, np.float32) + filled - sober
+    return with_detail(filled, mask, DETAIL * at_home), below, above
 
 
 def with_detail(mean: np.ndarray, mask: np.ndarray, amount: float | np.ndarray) -> np.ndarray:
@@ -92,6 +95,27 @@ def held_back(mean: np.ndarray, mask: np.ndarray, amount: float | np.ndarray) ->
     alone = np.clip((last - _around(mean, mask, SURROUNDINGS_SIGMA)) / (last - first), 0, 1)
     excess = np.maximum(mean - BRIGHT, 0)
     return np.where(mask, mean - amount * (1 - HELD_BACK) * alone * excess, 0).astype(np.float32)
+
+
+def filled_in(mean: np.ndarray, mask: np.ndarray, amount: float | np.ndarray) -> np.ndarray:
+    """Thin sulci less dark, as in FLAIRs, which are blunter than T1w and T2w.
+
+    The echoes of a long train decay, and what is thin and dark is filled in. What is bright is
+    left as it is: where nobody knows the scanner, it is too faint already.
+
+    Parameters
+    ----------
+    mean : ndarray of float32, shape (X, Y, Z)
+        FLAIR in units of its white matter, 1 mm.
+    mask : ndarray of bool, shape (X, Y, Z)
+        The brain.
+    amount : float or ndarray, shape (X, Y, Z)
+        0 (left as it is) to 1.
+    """
+    if not np.any(amount):
+        return mean
+    darker = np.maximum(_around(mean, mask, FILLED_SIGMA) - mean, 0)
+    return np.where(mask, mean + amount * FILLED * darker, 0).astype(np.float32)
 
 
 def fluid_kept_dark(

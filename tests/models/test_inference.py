@@ -16,8 +16,10 @@ from bids_flair.models.familiarity import Familiarity
 from bids_flair.models.files import load_model
 from bids_flair.models.finishing import (
     BRIGHT,
+    FILLED,
     FLUID_FLAIR,
     HELD_BACK,
+    filled_in,
     fluid_kept_dark,
     held_back,
     with_detail,
@@ -116,6 +118,24 @@ def test_what_is_bright_on_its_own_is_held_back():
     half = held_back(image, mask, np.full(mask.shape, 0.5))
     np.testing.assert_allclose(half, (image + found) / 2, rtol=1e-5)
     np.testing.assert_array_equal(held_back(image, mask, 0.0), image)
+
+
+def test_thin_sulci_are_filled_in_and_wide_fluid_and_what_is_bright_are_not():
+    mask = np.zeros((40, 40, 40), bool)
+    mask[4:36, 4:36, 4:36] = True
+    image = mask.astype(np.float32)
+    image[8, 6:34, 6:34] = 0.2
+    image[16:34, 6:34, 6:34] = 0.2
+    image[12, 20, 20] = 1.4
+    found = filled_in(image, mask, 1.0)
+    assert 0.3 < found[8, 20, 20] < 0.2 + 0.8 * FILLED
+    np.testing.assert_allclose(found[20:30, 10:30, 10:30], 0.2, atol=1e-3)
+    np.testing.assert_array_equal(found[image > 1], image[image > 1])
+    np.testing.assert_allclose(found[4][mask[4]], 1.0, rtol=1e-5)
+    np.testing.assert_array_equal(found[~mask], 0)
+    half = filled_in(image, mask, np.full(mask.shape, 0.5))
+    np.testing.assert_allclose(half, (image + found) / 2, rtol=1e-5)
+    np.testing.assert_array_equal(filled_in(image, mask, 0.0), image)
 
 
 def test_fluid_is_dark_in_the_middle_of_a_wide_ventricle():
