@@ -92,8 +92,8 @@ def save_model(weights: Path, network: Regressor | Committee, card: Mapping[str,
     weights : Path
         Ends in ``.safetensors``.
     card : mapping
-        What there is to say of the model; ``network``, ``architecture``, ``specialists``,
-        ``abroad`` and ``sha256`` are added.
+        What there is to say of the model; ``network``, ``architecture``,
+        ``simulated_only``, ``specialists``, ``abroad`` and ``sha256`` are added.
     """
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     content = save_tensors(state)
@@ -122,6 +122,7 @@ def _describe(network: Regressor) -> dict[str, Any]:
     return {
         'network': type(network).__name__,
         'architecture': asdict(network.architecture),
+        'simulated_only': network.simulated_only,
     }
 
 
@@ -144,4 +145,6 @@ def _of_today(tensors: dict[str, Tensor], committee: Committee) -> dict[str, Ten
 def _build_one(description: Mapping[str, Any]) -> Regressor:
     network, architecture = NETWORKS[description['network']]
     shape = description['architecture']
-    return network(architecture(**shape | {'inputs': tuple(shape['inputs'])}))
+    built = network(architecture(**shape | {'inputs': tuple(shape['inputs'])}))
+    built.simulated_only = description.get('simulated_only', False)
+    return built

@@ -231,7 +231,9 @@ def _together(
         if np.any(voice.weight):
             total += voice.weight * predict_alone(voice.network, images, mask, device)
     at_home, nobody_knows = (_said(voices, role) for role in ('specialist', 'abroad'))
-    return finish(*total, images, mask, at_home=at_home, abroad=nobody_knows / SHARE_ABROAD)
+    # All of it where such a network has no general one beside it.
+    abroad = np.minimum(nobody_knows / SHARE_ABROAD, 1)
+    return finish(*total, images, mask, at_home=at_home, abroad=abroad)
 
 
 def _said(voices: Sequence[Voice], role: str) -> float | np.ndarray:

@@ -59,6 +59,8 @@ class Regressor(nn.Module):
     """A network from blocks of C contrasts to one, that knows what its training looked like."""
 
     architecture: Shape
+    # Whether it saw simulated people only, so that no scanner is its home.
+    simulated_only = False
 
     def __init__(self, architecture: Shape):
         super().__init__()
@@ -97,7 +99,7 @@ class Regressor(nn.Module):
         self, images: Normalised, mask: np.ndarray, device: torch.device = CPU
     ) -> list[Voice]:
         """Nobody's but its own."""
-        return [Voice(self, 1.0, 'generalist')]
+        return [Voice(self, 1.0, 'abroad' if self.simulated_only else 'generalist')]
 
     def familiarity(self) -> Familiarity:
         """What the styles of the training images were like."""

@@ -73,6 +73,7 @@ def main() -> None:
     checkpoint = args.out / 'checkpoint.safetensors'
     fitted = fit(real, simulated, training, checkpoint, args.minutes, device, begin)
     network = fitted.network
+    network.simulated_only = not real
     inputs = training.architecture.inputs
     styles = draw_styles(real, simulated, training.sampling, inputs, args.seed, STYLES)
     network.remember(Familiarity.of(styles, np.random.default_rng(args.seed)))

@@ -33,6 +33,7 @@ from bids_flair.models.finishing import (
     DETAIL,
     FURTHER_DOWN,
     filled_in,
+    finish,
     fluid_kept_dark,
     held_back,
     with_detail,
@@ -147,6 +148,18 @@ def test_elsewhere_the_network_for_foreign_scanners_has_its_say(committee, phant
     np.testing.assert_allclose(mean - below, sober - FURTHER_DOWN * said[1], atol=1e-5)
     np.testing.assert_allclose(sober + above, said[0] + said[2], atol=1e-5)
     assert (mean < said[0] - 0.01).any()
+
+
+def test_what_saw_simulated_people_only_is_abroad_wherever_it_answers_alone(seen, phantom):
+    alone = network(3, PAIR)
+    alone.mean.bias.data -= 1.7
+    usual = predict(alone, seen, phantom.mask, CPU)
+    alone.simulated_only = True
+    assert [voice.role for voice in alone.voices(seen, phantom.mask)] == ['abroad']
+    expected = finish(*usual, seen, phantom.mask, at_home=0.0, abroad=1.0)
+    for found, wanted in zip(predict(alone, seen, phantom.mask, CPU), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert (expected[0] < usual[0] - 0.01).any()
 
 
 def test_one_contrast_does_not_tell_a_specialist_of_two_that_it_is_at_home(committee, phantom):

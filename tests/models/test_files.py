@@ -32,6 +32,14 @@ def test_round_trip_from_either_file_or_their_folder(saved, given):
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize('only', [True, False])
+def test_what_saw_simulated_people_only_is_still_known_to(saved, only):
+    network = load_model(saved).network
+    network.simulated_only = only
+    save_model(saved, network, {'inputs': ['T1w'], 'target': 'FLAIR'})
+    assert load_model(saved).network.simulated_only is only
+
+
 def test_weights_that_are_not_those_of_the_card_are_refused(saved):
     content = bytearray(saved.read_bytes())
     content[-1] ^= 1
@@ -78,4 +86,7 @@ def test_shipped_models_are_small_and_say_where_they_come_from():
     assert 'default' in shipped_models()
     assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 20e6
     for name in shipped_models():
-        assert {'training_data', 'configuration', 'normalisation'} <= set(load_model(name).card)
+        model = load_model(name)
+        assert {'training_data', 'configuration', 'normalisation'} <= set(model.card)
+        alone = getattr(model.network, 'generalist', model.network)
+        assert alone.simulated_only is (not model.card['training_data']['real']['people'])
