@@ -16,7 +16,7 @@ FURTHER_DOWN = 1.2
 BRIGHT, HELD_BACK = 1.2, 0.2
 SURROUNDINGS_SIGMA, SURROUNDINGS = 4.0, (1.2, 1.3)
 # There, so much of what a voxel is darker than the mean around it, over so many mm, is filled in.
-FILLED, FILLED_SIGMA = 0.3, 0.8
+FILLED, FILLED_SIGMA = 0.5, 0.7
 # There, what is predicted this dark is fluid, if its T2w is so bright; so many voxels of it tell
 # what fluid is like.
 FLUID_FLAIR, FLUID_T2W, ENOUGH_FLUID = 0.35, 1.5, 500
