@@ -76,3 +76,20 @@ def test_specialists_join_a_general_network(derivatives, tmp_path, monkeypatch):
         assert one['people'] == ['sub-01']
         assert one['trees'] == {**asdict(Boosting()), 'voxels': 500, 'seed': 5}
     assert [entry['person'] for entry in model.card['scores_on_people_left_out']] == ['sub-02']
+
+
+@pytest.mark.slow
+def test_a_model_of_simulated_people_only_says_so_and_one_of_real_people_does_not(
+    derivatives, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(command, 'STYLES', 20)
+
+    def train(name: str, *options: str) -> bool:
+        arguments = ['--out', tmp_path / name, '--steps', 1, *options]
+        monkeypatch.setattr(sys, 'argv', ['bids_flair.training', *map(str, arguments)])
+        command.main()
+        return load_model(tmp_path / name / 'model.safetensors').network.simulated_only
+
+    everybody = ['--data', derivatives, '--leave-out', 'sub-01', 'sub-02']
+    assert train('simulated', *everybody, '--simulated', 1) is True
+    assert train('real', *everybody[:-1], '--simulated', 0) is False
