@@ -145,6 +145,7 @@ def _of_today(tensors: dict[str, Tensor], committee: Committee) -> dict[str, Ten
 def _build_one(description: Mapping[str, Any]) -> Regressor:
     network, architecture = NETWORKS[description['network']]
     shape = description['architecture']
-    built = network(architecture(**shape | {'inputs': tuple(shape['inputs'])}))
+    lists = {name: tuple(value) for name, value in shape.items() if isinstance(value, list)}
+    built = network(architecture(**shape | lists))
     built.simulated_only = description.get('simulated_only', False)
     return built

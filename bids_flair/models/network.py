@@ -1,10 +1,12 @@
-"""The patch-to-voxel regressor: a pyramid of 5x5x5 patches, then 1x1x1 layers.
+"""The patch-to-voxel regressor: a pyramid of patches, then 1x1x1 layers.
 
-Every voxel is predicted from the 5x5x5 patch around it at 1, 2 and 4 mm. All of it is
+Every voxel is predicted from the patch around it at 1, 2 and 4 mm: 5x5x5, seen by one convolution
+or by several 3x3x3 ones, of which more than two see a wider patch. All of it is
 convolution, so that a block of voxels shares the work, and none of it is padded: an output voxel
 depends on the same input voxels whatever block it was computed in.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -30,7 +32,8 @@ class Architecture:
     ``inputs`` give two channels each; ``levels`` patches are seen at 1, 2, 4, ... mm;
     ``stem`` filters per patch, ``width`` features and ``blocks`` residual blocks per level;
     ``style`` features of the whole image's values say how its protocol shows tissue (0: where
-    there is one protocol, nothing is to be said).
+    there is one protocol, nothing is to be said). ``convolutions`` holds, for each level, how many
+    3x3x3 convolutions see its patch, 2 at least; empty, one of 5x5x5 does at each.
     """
 
     inputs: tuple[str, ...] = ('T1w', 'T2w', 'MD', 'FA', 'S0')
@@ -39,6 +42,12 @@ class Architecture:
     width: int = 64
     blocks: int = 2
     style: int = 48
+    convolutions: tuple[int, ...] = ()
+
+    @property
+    def reaches(self) -> tuple[int, ...]:
+        """How many of its voxels a level sees to either side."""
+        return self.convolutions or (PATCH // 2,) * self.levels
 
     @property
     def contrasts(self) -> int:
@@ -52,11 +61,12 @@ class Architecture:
 
     @property
     def halo(self) -> int:
-        """Voxels of input needed on each side of a block: the coarsest patch and one voxel more.
+        """Voxels of input needed on each side of a block: the widest patch and one voxel more.
 
-        The one is for the interpolation between coarse voxels.
+        The one is for the interpolation between coarse voxels. It is a multiple of the stride.
         """
-        return self.stride * (PATCH // 2 + 1)
+        widest = max(2**i * (reach + 1) for i, reach in enumerate(self.reaches))
+        return self.stride * math.ceil(widest / self.stride)
 
 
 class PatchRegressor(Regressor):
@@ -64,7 +74,7 @@ class PatchRegressor(Regressor):
 
     def __init__(self, architecture: Architecture):
         super().__init__(architecture)
-        self.levels = nn.ModuleList(_Level(architecture) for _ in range(architecture.levels))
+        self.levels = nn.ModuleList(_Level(architecture, i) for i in range(architecture.levels))
         self.style = None
         if architecture.style:
             self.style = nn.Sequential(
@@ -119,7 +129,7 @@ class PatchRegressor(Regressor):
         return levels
 
     def _excess(self, level: int, margin: int) -> int:
-        return self.architecture.halo // 2**level - PATCH // 2 - margin
+        return self.architecture.halo // 2**level - self.architecture.reaches[level] - margin
 
 
 def narrowed(network: PatchRegressor, inputs: Sequence[str]) -> PatchRegressor:
@@ -128,13 +138,14 @@ def narrowed(network: PatchRegressor, inputs: Sequence[str]) -> PatchRegressor:
     What it remembers of the people whom it was trained on is not kept.
     """
     known = network.architecture.inputs
+    first = 'patch.0' if network.architecture.convolutions else 'patch'
     chosen = [known.index(name) for name in inputs]
     narrow = PatchRegressor(replace(network.architecture, inputs=tuple(inputs)))
     weights, own = network.state_dict(), narrow.state_dict()
     own |= {key: weights[key] for key in own if key not in OF_INPUTS}
     for i in range(network.architecture.levels):
         # Values, then what is present of each.
-        patch = f'levels.{i}.patch.weight'
+        patch = f'levels.{i}.{first}.weight'
         own[patch] = weights[patch][:, [*chosen, *(len(known) + c for c in chosen)]]
     if network.style is not None:
         styles = weights['style.0.weight'].unflatten(1, (len(known), -1))
@@ -146,10 +157,10 @@ def narrowed(network: PatchRegressor, inputs: Sequence[str]) -> PatchRegressor:
 class _Level(nn.Module):
     """One patch size: its convolution, what the coarser level says, and residual blocks."""
 
-    def __init__(self, architecture: Architecture):
+    def __init__(self, architecture: Architecture, level: int):
         super().__init__()
         width = architecture.width
-        self.patch = nn.Conv3d(2 * architecture.contrasts, architecture.stem, PATCH)
+        self.patch = _see_patch(architecture, level)
         self.widen = nn.Linear(architecture.stem, width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(architecture.blocks))
 
@@ -173,6 +184,27 @@ class _Level(nn.Module):
         for block in self.blocks:
             features = block(features)
         return features
+
+
+def _see_patch(architecture: Architecture, level: int) -> nn.Module:
+    channels, stem = 2 * architecture.contrasts, architecture.stem
+    if not architecture.convolutions:
+        return nn.Conv3d(channels, stem, PATCH)
+    further = (_Wider(stem) for _ in range(architecture.convolutions[level] - 2))
+    return nn.Sequential(
+        nn.Conv3d(channels, stem, 3), nn.ReLU(), nn.Conv3d(stem, stem, 3), *further
+    )
+
+
+class _Wider(nn.Module):
+    """One voxel more to each side, added to what was seen."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.around = nn.Conv3d(width, width, 3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return _trim(features, 1) + self.around(F.relu(features))
 
 
 class _Block(nn.Module):
@@ -208,6 +240,8 @@ def _initialise(network: PatchRegressor) -> None:
     for block in network.modules():
         if isinstance(block, _Block):
             nn.init.zeros_(block.second.weight)
+        if isinstance(block, _Wider):
+            nn.init.zeros_(block.around.weight)
     if network.style is not None:
         nn.init.zeros_(network.style[-1].weight)
     nn.init.normal_(network.mean.weight, std=1e-2)

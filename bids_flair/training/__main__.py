@@ -57,7 +57,9 @@ def main() -> None:
         _add_specialists(args, start, real, left_out, cache)
         return
     begin = start and start.network
-    architecture = begin.architecture if begin else Architecture()
+    architecture = (
+        begin.architecture if begin else Architecture(convolutions=tuple(args.convolutions))
+    )
     if args.inputs:
         begin = begin and narrowed(begin, args.inputs)
         architecture = replace(architecture, inputs=tuple(args.inputs))
@@ -67,7 +69,12 @@ def main() -> None:
         learning_rate=args.learning_rate,
         structure=args.structure,
         architecture=architecture,
-        sampling=Sampling(real=args.real),
+        sampling=Sampling(
+            real=args.real,
+            lesion=args.lesions,
+            border=args.borders,
+            lesion_weight=args.lesion_weight,
+        ),
     )
     device = pick_device(args.device)
     checkpoint = args.out / 'checkpoint.safetensors'
@@ -157,6 +164,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add('--cache', type=Path, help='folder of the prepared people (default: OUT/people)')
     add('--simulated', type=int, default=48, help='simulated people (default: %(default)s)')
     add('--real', type=float, default=0.5, help='share of real blocks (default: %(default)s)')
+    add('--lesions', type=float, default=Sampling.lesion, help='share centred on lesions')
+    add('--borders', type=float, default=Sampling.border, help='share centred on borders of fluid')
+    add(
+        '--lesion-weight',
+        type=float,
+        default=Sampling.lesion_weight,
+        help="what a lesion's voxel counts for in the loss (default: %(default)s)",
+    )
     add(
         '--leave-out',
         nargs='*',
@@ -224,6 +239,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         nargs='+',
         choices=Architecture().inputs,
         help='of those of the network to begin with: train one for these alone',
+    )
+    add(
+        '--convolutions',
+        type=int,
+        nargs='*',
+        default=(),
+        metavar='N',
+        help='of a network that begins with random weights: so many of 3x3x3 for each patch size '
+        '(default: one of 5x5x5)',
     )
     add('--minutes', type=float, default=math.inf, help='stop then; the same call goes on')
     add('--threads', type=int, default=1)

@@ -32,6 +32,16 @@ def test_round_trip_from_either_file_or_their_folder(saved, given):
         assert torch.equal(a, b)
 
 
+def test_how_often_each_patch_is_convolved_is_kept(tmp_path):
+    shape = Architecture(stem=2, width=4, blocks=1, convolutions=(2, 5, 2))
+    save_model(
+        tmp_path / 'deep.safetensors',
+        PatchRegressor(shape),
+        {'inputs': ['T1w'], 'target': 'FLAIR'},
+    )
+    assert load_model(tmp_path).network.architecture == shape
+
+
 @pytest.mark.parametrize('only', [True, False])
 def test_what_saw_simulated_people_only_is_still_known_to(saved, only):
     network = load_model(saved).network

@@ -11,17 +11,17 @@ STYLE = torch.linspace(0.5, 2, 14).view(1, 2, 7)
 SMALL = Architecture(inputs=('T1w', 'T2w'), levels=3, stem=4, width=8, blocks=1)
 
 
-@pytest.fixture
-def network() -> PatchRegressor:
+@pytest.fixture(params=[(), (2, 5, 2), (3, 2, 4)])
+def network(request) -> PatchRegressor:
     torch.manual_seed(1)
-    network = PatchRegressor(SMALL)
+    network = PatchRegressor(replace(SMALL, convolutions=request.param))
     for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
+        torch.nn.init.normal_(parameter, std=0.2)
     return network.requires_grad_(False)
 
 
-def _input(length: int) -> torch.Tensor:
-    size = length + 2 * SMALL.halo
+def _input(length: int, halo: int = SMALL.halo) -> torch.Tensor:
+    size = length + 2 * halo
     x = torch.rand(1, 2 * SMALL.contrasts, size, size, size)
     x[:, SMALL.contrasts :] = (x[:, SMALL.contrasts :] > 0.2).float()
     x[:, : SMALL.contrasts] *= x[:, SMALL.contrasts :]
@@ -29,14 +29,14 @@ def _input(length: int) -> torch.Tensor:
 
 
 def test_a_voxel_does_not_depend_on_the_block_it_is_computed_in(network):
-    x = _input(16)
+    x = _input(16, network.architecture.halo)
     whole = network(x, STYLE)[0].reshape(16, 16, 16)
     part = network(x[..., 8:, :-8, 4:-4], STYLE)[0].reshape(8, 8, 8)
     torch.testing.assert_close(part, whole[8:, :8, 4:12])
 
 
 def test_only_the_voxels_to_keep_are_predicted(network):
-    x, keep = _input(8), torch.rand(1, 8, 8, 8) < 0.3
+    x, keep = _input(8, network.architecture.halo), torch.rand(1, 8, 8, 8) < 0.3
     everywhere = network(x, STYLE)
     kept = network(x, STYLE, keep)
     for all_voxels, some in zip(everywhere, kept, strict=True):
@@ -44,7 +44,7 @@ def test_only_the_voxels_to_keep_are_predicted(network):
 
 
 def test_the_style_of_a_contrast_that_is_there_matters(network):
-    x, other = _input(8), STYLE.clone()
+    x, other = _input(8, network.architecture.halo), STYLE.clone()
     other[0, 1] += 0.5
     assert not torch.allclose(network(x, STYLE)[0], network(x, other)[0])
     absent = other.clone()
@@ -59,16 +59,16 @@ def test_a_network_without_style_does_not_look_at_it():
 
 
 def test_a_narrowed_network_answers_as_if_the_others_were_absent(network):
-    x, absent = _input(8), STYLE.clone()
+    x, absent = _input(8, network.architecture.halo), STYLE.clone()
     x[:, [0, 2]] = 0
     absent[0, 0] = torch.nan
     narrow = narrowed(network, ('T2w',))
-    assert narrow.architecture == replace(SMALL, inputs=('T2w',))
+    assert narrow.architecture == replace(network.architecture, inputs=('T2w',))
     torch.testing.assert_close(narrow(x[:, [1, 3]], STYLE[:, 1:]), network(x, absent))
 
 
 def test_each_block_has_its_own_style(network):
-    x, other = _input(8), STYLE * 1.5
+    x, other = _input(8, network.architecture.halo), STYLE * 1.5
     keep = torch.rand(2, 8, 8, 8) < 0.3
     both, _ = network(x.repeat(2, 1, 1, 1, 1), torch.cat([STYLE, other]), keep)
     second, _ = network(x, other, keep[1:])
@@ -76,15 +76,22 @@ def test_each_block_has_its_own_style(network):
 
 
 def test_the_receptive_field_is_the_halo_and_is_used(network):
-    x = _input(8)
+    stride = network.architecture.stride
+    x = _input(8, network.architecture.halo)
     before = network(x, STYLE)[0].reshape(8, 8, 8)
     changed = x.clone()
     changed[:, 0, 0] += 1.0
     changed[:, SMALL.contrasts, 0] = 1.0
     after = network(changed, STYLE)[0].reshape(8, 8, 8)
-    assert not torch.equal(after[:4], before[:4])
+    assert not torch.equal(after[:stride], before[:stride])
     # The far half lies more than a halo away from the plane that changed.
-    torch.testing.assert_close(after[4:], before[4:])
+    torch.testing.assert_close(after[stride:], before[stride:])
+
+
+def test_a_wider_patch_needs_a_wider_halo():
+    assert SMALL.halo == replace(SMALL, convolutions=(2, 5, 2)).halo == 12
+    assert replace(SMALL, convolutions=(2, 6, 2)).halo == 16
+    assert replace(SMALL, convolutions=(2, 2, 4)).halo == 20
 
 
 def test_coarse_patches_average_over_the_voxels_present(network):
