@@ -49,13 +49,14 @@ def train_specialists(
     general = start.generalist if isinstance(start, Committee) else start
     fitted = []
     for twin in range(count):
-        begin = None
+        begin, shaped = None, training
         if twin and twin == count - 1 and isinstance(general, PatchRegressor):
             begin = specialised(general, people, training)
+            shaped = replace(training, architecture=begin.architecture)
         fitted.append(
             train_specialist(
                 people,
-                training_of_twin(training, twin),
+                training_of_twin(shaped, twin),
                 checkpoint.with_stem(f'{checkpoint.stem}-{twin}'),
                 device,
                 validation,

@@ -42,11 +42,11 @@ def people(tmp_path_factory):
     return [read_person(folder / 'p')]
 
 
-@pytest.fixture
-def general() -> PatchRegressor:
+@pytest.fixture(params=[(), (2, 3)])
+def general(request) -> PatchRegressor:
     """A network of five inputs whose answers depend on the style."""
     torch.manual_seed(0)
-    network = PatchRegressor(Architecture(**SHAPE, style=6)).eval()
+    network = PatchRegressor(Architecture(**SHAPE, style=6, convolutions=request.param)).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return network
@@ -54,7 +54,8 @@ def general() -> PatchRegressor:
 
 def test_a_specialised_network_answers_as_the_general_one_on_its_scanner(general, people):
     network = specialised(general, people, TRAINING).eval()
-    assert network.architecture == TRAINING.architecture
+    shape = replace(TRAINING.architecture, convolutions=general.architecture.convolutions)
+    assert network.architecture == shape
     known, length = general.architecture.inputs, 8 + 2 * general.architecture.halo
     x = torch.zeros(1, 2, len(known), length, length, length)
     rng = np.random.default_rng(1)
@@ -78,6 +79,8 @@ def test_the_last_of_several_begins_with_the_general_network(general, people, tm
     still = replace(TRAINING, steps=0)
     first, last = train_specialists(people, general, still, 2, tmp_path / 'state.bin')
     expected = specialised(general, people, TRAINING)
+    assert last.network.architecture == expected.architecture
+    assert first.network.architecture == TRAINING.architecture
     assert torch.equal(last.network.mean.weight, expected.mean.weight)
     assert not torch.allclose(first.network.mean.weight, expected.mean.weight)
 
