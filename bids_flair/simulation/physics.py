@@ -93,8 +93,8 @@ _RANGES = {
         'cortex': Range((960, 1240), (86, 102), (0.77, 0.85), (0.82, 1.05), (0.10, 0.18), 0.6),
         'deep': Range((820, 1020), (76, 90), (0.75, 0.82), (0.74, 0.88), (0.15, 0.28), 0.75),
         'pallidum': Range((720, 860), (55, 70), (0.70, 0.76), (0.76, 0.88), (0.2, 0.35), 0.9),
-        'lesion': Range((850, 1500), (92, 125), (0.74, 0.86), (0.95, 1.5), (0.15, 0.30), 0.35),
-        'oedema': Range((1100, 2900), (100, 210), (0.78, 0.97), (1.2, 2.0), (0.05, 0.25), 0.2),
+        'lesion': Range((850, 1350), (92, 125), (0.74, 0.86), (0.95, 1.5), (0.15, 0.30), 0.35),
+        'oedema': Range((1100, 2400), (100, 210), (0.78, 0.95), (1.2, 2.0), (0.05, 0.25), 0.2),
         'tumour': Range((1100, 1700), (92, 140), (0.78, 0.9), (1.0, 1.5), (0.08, 0.2), 0.4),
         'necrosis': Range((1600, 3600), (200, 700), (0.9, 1.0), (1.6, 2.5), (0.03, 0.1), 0.05),
     },
@@ -105,8 +105,8 @@ _RANGES = {
         'cortex': Range((1180, 1430), (74, 90), (0.77, 0.85), (0.82, 1.05), (0.10, 0.18), 0.6),
         'deep': Range((1020, 1220), (62, 76), (0.75, 0.82), (0.74, 0.88), (0.15, 0.28), 0.75),
         'pallidum': Range((900, 1080), (42, 56), (0.70, 0.76), (0.76, 0.88), (0.2, 0.35), 0.9),
-        'lesion': Range((1050, 1850), (78, 112), (0.74, 0.86), (0.95, 1.5), (0.15, 0.30), 0.35),
-        'oedema': Range((1300, 3100), (85, 190), (0.78, 0.97), (1.2, 2.0), (0.05, 0.25), 0.2),
+        'lesion': Range((1050, 1700), (78, 112), (0.74, 0.86), (0.95, 1.5), (0.15, 0.30), 0.35),
+        'oedema': Range((1300, 2800), (85, 190), (0.78, 0.95), (1.2, 2.0), (0.05, 0.25), 0.2),
         'tumour': Range((1300, 1900), (78, 122), (0.78, 0.9), (1.0, 1.5), (0.08, 0.2), 0.4),
         'necrosis': Range((1800, 3700), (180, 600), (0.9, 1.0), (1.6, 2.5), (0.03, 0.1), 0.05),
     },
@@ -120,13 +120,12 @@ _T2_OF_WHITE = {
     'cortex': (1.05, 1.19),
     'deep': (0.94, 1.05),
     'pallidum': (0.72, 0.88),
-    'lesion': (1.20, 2.00),
+    'lesion': (1.20, 1.65),
     'tumour': (1.20, 1.75),
-    'oedema': (1.35, 5.50),
+    'oedema': (1.35, 2.80),
 }
 # The more water, the longer T1 and T2 and the larger the density: T2 and density follow T1 to so
 # much of their ranges. A lesion with the T1 of fluid and the T2 of tissue would be black in FLAIR.
-# The further it goes, the faster T2 grows, which is why T1w and T2w come near to fluid together.
 _WATERY = ('lesion', 'oedema')
 _FOLLOWS = 0.8
 
@@ -159,9 +158,7 @@ def draw_tissues(rng: np.random.Generator, field: float) -> dict[str, Tissue]:
         share = rng.uniform()
         if name in _WATERY:
             share = _following(water[name], share)
-        tissues[name] = replace(
-            tissues[name], t2=white * ratio[0] * (ratio[1] / ratio[0]) ** share
-        )
+        tissues[name] = replace(tissues[name], t2=white * _between(ratio, share))
     return tissues
 
 

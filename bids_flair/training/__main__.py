@@ -57,9 +57,8 @@ def main() -> None:
         _add_specialists(args, start, real, left_out, cache)
         return
     begin = start and start.network
-    architecture = (
-        begin.architecture if begin else Architecture(convolutions=tuple(args.convolutions))
-    )
+    new = Architecture(convolutions=tuple(args.convolutions))
+    architecture = begin.architecture if begin else new
     if args.inputs:
         begin = begin and narrowed(begin, args.inputs)
         architecture = replace(architecture, inputs=tuple(args.inputs))
@@ -69,12 +68,7 @@ def main() -> None:
         learning_rate=args.learning_rate,
         structure=args.structure,
         architecture=architecture,
-        sampling=Sampling(
-            real=args.real,
-            lesion=args.lesions,
-            border=args.borders,
-            lesion_weight=args.lesion_weight,
-        ),
+        sampling=Sampling(real=args.real),
     )
     device = pick_device(args.device)
     checkpoint = args.out / 'checkpoint.safetensors'
@@ -108,7 +102,10 @@ def _add_specialists(
     abroad = [load_model(name) for name in args.abroad]
     network = Committee(start.network, abroad=[model.network for model in abroad])
     for i, people in enumerate(real):
-        shared = architecture_for(people, network.architecture.inputs)
+        shared = replace(
+            architecture_for(people, network.architecture.inputs),
+            convolutions=tuple(args.convolutions),
+        )
         alone = [replace(shared, inputs=(name,)) for name in shared.inputs if name in ANATOMICAL]
         for architecture in (shared, *alone):
             # One contrast tells less, which is sooner learned, and then learned by heart.
@@ -164,14 +161,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add('--cache', type=Path, help='folder of the prepared people (default: OUT/people)')
     add('--simulated', type=int, default=48, help='simulated people (default: %(default)s)')
     add('--real', type=float, default=0.5, help='share of real blocks (default: %(default)s)')
-    add('--lesions', type=float, default=Sampling.lesion, help='share centred on lesions')
-    add('--borders', type=float, default=Sampling.border, help='share centred on borders of fluid')
-    add(
-        '--lesion-weight',
-        type=float,
-        default=Sampling.lesion_weight,
-        help="what a lesion's voxel counts for in the loss (default: %(default)s)",
-    )
     add(
         '--leave-out',
         nargs='*',
@@ -246,8 +235,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         nargs='*',
         default=(),
         metavar='N',
-        help='of a network that begins with random weights: so many of 3x3x3 for each patch size '
-        '(default: one of 5x5x5)',
+        help='of networks that begin with random weights: so many of 3x3x3 for each patch size, '
+        'as 2 5 2 (default: one of 5x5x5)',
     )
     add('--minutes', type=float, default=math.inf, help='stop then; the same call goes on')
     add('--threads', type=int, default=1)

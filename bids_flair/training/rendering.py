@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import label, uniform_filter
+from scipy.ndimage import uniform_filter
 
 from bids_flair.models.blocks import cut_box
 from bids_flair.models.normalisation import CONTRASTS
@@ -176,26 +176,10 @@ def prepare_head(seed: int, cache: Path) -> Path:
         'kind': kind,
         'sample': np.stack([*blurred, depth[where]], 1).astype(np.float32),
     }
-    for k in (ORDINARY, BORDER):
+    for k in (ORDINARY, BORDER, LESION):
         arrays[f'places{k}'] = some_places(rng, np.argwhere((kind == k) & brain), PLACES)
-    arrays[f'places{LESION}'] = lesion_places(rng, kind == LESION, PLACES)
     write_arrays(folder, arrays)
     return folder
-
-
-def lesion_places(rng: np.random.Generator, lesions: np.ndarray, count: int) -> np.ndarray:
-    """Positions (count, 3) in lesions, small ones oftener than their share of voxels.
-
-    One of a hundredth of the volume of another comes a tenth as often: else hardly any block would
-    be centred on what is not confluent, nor a mass.
-    """
-    places = np.argwhere(lesions)
-    if len(places) == 0:
-        return places.astype(np.int16)
-    each, _ = label(lesions)
-    each = each[lesions]
-    odds = 1 / np.sqrt(np.bincount(each)[each])
-    return rng.choice(places, count, p=odds / odds.sum()).astype(np.int16)
 
 
 def read_head(folder: Path) -> SimulatedPerson:

@@ -25,6 +25,7 @@ Drawn = TypeVar('Drawn')
 ANATOMICAL = ('T1w', 'T2w', 'FLAIR')
 # Physical units: no scanner gives them a gain that differs from place to place, or a contrast.
 QUANTITATIVE = ('MD', 'FA')
+LESION_WEIGHT = 4.0
 STYLE_NOISE = 0.02
 # Spread of the exponent by which bright voxels are more frequent than dark ones.
 COMPOSITION = 1.0
@@ -41,8 +42,7 @@ class Sampling:
     """How blocks are drawn.
 
     ``real`` is the share of blocks from real people; ``lesion`` and ``border`` are the shares of
-    blocks centred on a lesion or on a border of fluid; a lesion's voxels count ``lesion_weight``
-    times in the loss. ``target`` is the contrast to predict;
+    blocks centred on a lesion or on a border of fluid. ``target`` is the contrast to predict;
     with ``drop``, a network learns to do with any subset of its inputs; ``foreign`` is the share
     of blocks shown as other protocols, slices, fields of view and brain masks than those of the
     people at hand would have shown them; ``turned`` is the share of blocks that are turned about
@@ -57,7 +57,6 @@ class Sampling:
     real: float = 0.5
     lesion: float = 0.25
     border: float = 0.25
-    lesion_weight: float = 4.0
     turned: float = 0.0
 
     @classmethod
@@ -196,7 +195,7 @@ def _draw_block(
     )
     inner = (..., *(slice(halo, size - halo),) * 3)
     keep = presence[target][inner] & x[len(chosen) :][inner].any(0)
-    weight = torch.where(kind[inner] == LESION, sampling.lesion_weight, 1.0)
+    weight = torch.where(kind[inner] == LESION, LESION_WEIGHT, 1.0)
     return x, style, keep, values[target][inner], weight
 
 

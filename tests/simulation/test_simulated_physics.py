@@ -107,24 +107,6 @@ def test_lesions_that_look_almost_like_fluid_are_bright_in_flair():
     assert min(alike) > 1
 
 
-def test_what_is_watery_comes_near_to_fluid_in_both_weightings_alike():
-    """As lesions of open-ms-mni do: T1w and T2w correlate by -.8 and -.9 in them, up to fluid."""
-    rng = np.random.default_rng(0)
-    white, watery, fluid = (physics.TISSUES.index(n) for n in ('white', 'oedema', 'ventricle'))
-    towards_fluid = []
-    for _ in range(300):
-        tissues = physics.draw_tissues(rng, 3.0)
-        t1w, t2w = (
-            np.abs(physics.signals(sequence, tissues))
-            for sequence in (physics.draw_mprage(rng), physics.draw_t2w(rng, thick=True))
-        )
-        towards_fluid.append([(i[white] - i[watery]) / (i[white] - i[fluid]) for i in (t1w, t2w)])
-    by_t1w, by_t2w = np.array(towards_fluid).T
-    assert np.quantile(by_t2w, 0.95) > 0.75
-    assert np.median(abs(by_t1w - by_t2w)) < 0.12
-    assert np.corrcoef(by_t1w, by_t2w)[0, 1] > 0.8
-
-
 def test_inversion_recovery_t1w_has_dark_fluid_and_grey_cortex():
     """As the 3 T scans of open-ms-mni: fluid .05 to .18 of white matter, cortex about .75."""
     rng = np.random.default_rng(2)

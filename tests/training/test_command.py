@@ -51,10 +51,13 @@ def test_specialists_join_a_general_network(derivatives, tmp_path, monkeypatch):
     of_t1w = train('T1w', '--leave-out', 'sub-02', '--start', general, '--inputs', 'T1w')
     model = load_model(
         train('all', '--leave-out', 'sub-02', '--start', general, '--abroad', general, of_t1w,
-              '--specialists', 2, '--seed', 5)
+              '--specialists', 2, '--seed', 5, '--convolutions', 2, 3, 2)
     )  # fmt: skip
     seen = [one.architecture.inputs for one in model.network.specialists]
     assert seen == [PAIR] * 3 + [('T1w',)] * 2 + [('T2w',)] * 2
+    # The last of several begins with the general network, in its shape.
+    shapes = [one.architecture.convolutions for one in model.network.specialists[:2]]
+    assert shapes == [(2, 3, 2), ()]
     kinds = [type(one) is BoostedTrees for one in model.network.specialists]
     assert kinds == [False, False, True, False, True, False, True]
     accords = json.loads((tmp_path / 'all/accords.json').read_text())
@@ -63,7 +66,8 @@ def test_specialists_join_a_general_network(derivatives, tmp_path, monkeypatch):
     elsewhere.write_text(json.dumps(dict.fromkeys(accords, 0.25)))
     other = load_model(
         train('all', '--leave-out', 'sub-02', '--start', general, '--abroad', general,
-              '--specialists', 2, '--seed', 5, '--accords', elsewhere)
+              '--specialists', 2, '--seed', 5, '--convolutions', 2, 3, 2,
+              '--accords', elsewhere)
     )  # fmt: skip
     assert other.network.accords.tolist() == [0.25] * 7
     abroad = [one.architecture.inputs for one in model.network.abroad]

@@ -6,7 +6,7 @@ import pytest
 from bids_flair.models.normalisation import CONTRASTS
 from bids_flair.models.regressor import STYLE_QUANTILES
 from bids_flair.training.corpus import BORDER, LESION
-from bids_flair.training.rendering import draw_site, lesion_places, prepare_head, read_head
+from bids_flair.training.rendering import draw_site, prepare_head, read_head
 
 FLAIR = CONTRASTS.index('FLAIR')
 
@@ -52,18 +52,6 @@ def test_places_are_of_their_kind(person):
         where = person.places[kind]
         assert len(where) > 100
         assert (person.kind[tuple(where.T)] == kind).all()
-
-
-def test_small_lesions_are_centred_on_more_often_than_their_volume_says():
-    lesions = np.zeros((30, 30, 30), bool)
-    lesions[:20, :20, :20] = lesions[25:27, 25:27, 25:27] = True
-    places = lesion_places(np.random.default_rng(0), lesions, 20000)
-    assert places.shape == (20000, 3)
-    assert lesions[tuple(places.T)].all()
-    # Of a thousandth of the volume: the root of that as often.
-    small = (places >= 25).all(1).mean()
-    assert small == pytest.approx(1 / (1 + np.sqrt(1000)), rel=0.2)
-    assert len(lesion_places(np.random.default_rng(0), np.zeros((3, 3, 3), bool), 10)) == 0
 
 
 def test_the_sample_stands_for_the_whole(person):

@@ -228,12 +228,6 @@ def test_lesions_are_sampled_more_often_than_they_are(people):
     assert share(0.8) > 2 * share(0.0)
 
 
-def test_a_lesion_counts_as_much_as_it_is_said_to(people):
-    sampling = Sampling(block=8, batch=2, lesion=1.0, border=0.0, lesion_weight=7.0)
-    weights = torch.cat([_draw(people, sampling, seed=0, step=k).weight for k in range(5)])
-    assert weights.unique().tolist() == [1, 7]
-
-
 def test_the_same_seed_gives_the_same_weights(people, tmp_path):
     a, b = (fit([people], [], SMALL, tmp_path / f'{name}.safetensors').network for name in 'ab')
     for x, y in zip(a.parameters(), b.parameters(), strict=True):
