@@ -245,6 +245,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.specialists and not args.start:
         parser.error('--specialists join a model: name it with --start')
+    levels = Architecture().levels
+    if args.convolutions and (len(args.convolutions) != levels or min(args.convolutions) < 2):
+        parser.error(f'--convolutions takes {levels} numbers, one for each patch size, 2 at least')
     return args
 
 

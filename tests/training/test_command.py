@@ -35,6 +35,18 @@ def derivatives(tmp_path) -> Path:
     return tmp_path / 'ds'
 
 
+@pytest.mark.parametrize('wrong', [['2', '5'], ['2', '1', '2']])
+def test_every_patch_size_needs_its_convolutions(wrong, capsys):
+    with pytest.raises(SystemExit):
+        command.parse(['--out', 'out', '--convolutions', *wrong])
+    assert '--convolutions takes 3 numbers' in capsys.readouterr().err
+    assert command.parse(['--out', 'out', '--convolutions', '2', '5', '2']).convolutions == [
+        2,
+        5,
+        2,
+    ]
+
+
 @pytest.mark.slow
 def test_specialists_join_a_general_network(derivatives, tmp_path, monkeypatch):
     monkeypatch.setattr(command, 'STYLES', 20)
