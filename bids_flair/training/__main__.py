@@ -67,6 +67,7 @@ def main() -> None:
         seed=args.seed,
         learning_rate=args.learning_rate,
         structure=args.structure,
+        precision=args.precision,
         architecture=architecture,
         sampling=Sampling(real=args.real),
     )
@@ -117,6 +118,7 @@ def _add_specialists(
                 seed=args.seed,
                 learning_rate=args.learning_rate,
                 structure=args.structure,
+                precision=args.precision,
                 architecture=architecture,
                 sampling=Sampling.of_one_scanner(people, drop=False),
             )
@@ -237,6 +239,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='N',
         help='of networks that begin with random weights: so many of 3x3x3 for each patch size, '
         'as 2 5 2 (default: one of 5x5x5)',
+    )
+    add(
+        '--precision',
+        choices=('float32', 'bfloat16'),
+        default=Training.precision,
+        help='what layers calculate in (default: %(default)s)',
     )
     add('--minutes', type=float, default=math.inf, help='stop then; the same call goes on')
     add('--threads', type=int, default=1)

@@ -86,6 +86,8 @@ def specialised(
     """
     names = training.architecture.inputs
     narrow = narrowed(general, names)
+    if narrow.style is None:
+        return narrow
     styles = draw_styles([people], [], training.sampling, names, training.seed, SCANNER_STYLES)
     network = PatchRegressor(replace(narrow.architecture, style=0))
     weights = narrow.state_dict()

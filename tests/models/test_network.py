@@ -4,8 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from bids_flair.models.network import CENTRES, SPREADS, Architecture, PatchRegressor, narrowed
+from bids_flair.models.network import (
+    CENTRES,
+    SPREADS,
+    Architecture,
+    PatchRegressor,
+    narrowed,
+    upsample,
+)
 
 STYLE = torch.linspace(0.5, 2, 14).view(1, 2, 7)
 SMALL = Architecture(inputs=('T1w', 'T2w'), levels=3, stem=4, width=8, blocks=1)
@@ -109,3 +117,10 @@ def test_the_uncertainty_does_not_disturb_the_mean():
     network(_input(8), STYLE)[1].sum().backward()
     assert all(p.grad is None for p in network.levels.parameters())
     assert network.reach[0].weight.grad is not None
+
+
+def test_twice_the_resolution_is_trilinear():
+    coarse = torch.rand(2, 7, 6, 9, 3)
+    fine = F.interpolate(coarse.movedim(-1, 1), scale_factor=2, mode='trilinear')
+    expected = fine[..., 3:11, 3:9, 3:15].movedim(1, -1)
+    torch.testing.assert_close(upsample(coarse, 8), expected)

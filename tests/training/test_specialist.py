@@ -75,6 +75,12 @@ def test_a_specialised_network_answers_as_the_general_one_on_its_scanner(general
         assert not torch.allclose(ours, other, atol=1e-3)
 
 
+def test_a_general_network_of_one_scanner_has_nothing_to_make_its_own(general, people):
+    styleless = PatchRegressor(replace(general.architecture, style=0))
+    network = specialised(styleless, people, TRAINING)
+    assert torch.equal(network.mean.weight, styleless.mean.weight)
+
+
 def test_the_last_of_several_begins_with_the_general_network(general, people, tmp_path):
     still = replace(TRAINING, steps=0)
     first, last = train_specialists(people, general, still, 2, tmp_path / 'state.bin')

@@ -234,6 +234,19 @@ def test_the_same_seed_gives_the_same_weights(people, tmp_path):
         assert torch.equal(x, y)
 
 
+def test_in_half_precision_layers_calculate_and_weights_are_kept_whole(people, tmp_path):
+    half = replace(SMALL, precision='bfloat16')
+    whole, rounded = (
+        fit([people], [], training, tmp_path / f'{training.precision}.safetensors').network
+        for training in (SMALL, half)
+    )
+    pairs = list(zip(whole.parameters(), rounded.parameters(), strict=True))
+    assert all(y.dtype == torch.float32 for _, y in pairs)
+    assert not all(torch.equal(x, y) for x, y in pairs)
+    for x, y in pairs:
+        torch.testing.assert_close(x, y, rtol=0, atol=2e-2)
+
+
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(people, tmp_path, monkeypatch):
     expected = fit([people], [], SMALL, tmp_path / 'whole.safetensors').network
     ticks = itertools.count()
@@ -247,9 +260,13 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(people, tmp_path, monk
         torch.testing.assert_close(x, y, rtol=0, atol=1e-7)
 
 
-def test_it_learns(people, tmp_path):
+@pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
+def test_it_learns(people, tmp_path, precision):
     training = Training(
-        steps=150, architecture=SMALL.architecture, sampling=Sampling(block=8, batch=4)
+        steps=150,
+        precision=precision,
+        architecture=SMALL.architecture,
+        sampling=Sampling(block=8, batch=4),
     )
     network = fit([people], [], training, tmp_path / 'c.safetensors').network
     batch = draw_batch(
