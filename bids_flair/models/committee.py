@@ -41,7 +41,7 @@ SAMPLED, BLOCK = 32, 16
 # What a specialist's word counts for at home, less from one contrast, which tells a scanner less
 # surely; and that of the network for foreign scanners where nobody is. The rest is the general
 # network's.
-SHARE, SHARE_ALONE, SHARE_ABROAD = 0.8, 0.7, 0.7
+SHARE, SHARE_ALONE, SHARE_ABROAD = 0.9, 0.7, 0.7
 # Every so many voxels of a brain are looked at.
 STRIDE = 7
 

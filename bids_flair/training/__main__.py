@@ -107,14 +107,13 @@ def _add_specialists(
             architecture_for(people, network.architecture.inputs),
             convolutions=tuple(args.convolutions),
         )
-        alone = [replace(shared, inputs=(name,)) for name in shared.inputs if name in ANATOMICAL]
+        # Deeper patches were not tried for one contrast, which tells less.
+        plain = replace(shared, convolutions=())
+        alone = [replace(plain, inputs=(name,)) for name in shared.inputs if name in ANATOMICAL]
         for architecture in (shared, *alone):
-            # One contrast tells less, which is sooner learned, and then learned by heart.
-            count, steps = args.specialists, args.steps
-            if architecture is not shared:
-                count, steps = args.alone, args.steps // 2
+            count = args.specialists if architecture is shared else args.alone
             training = Training(
-                steps=steps,
+                steps=args.steps,
                 seed=args.seed,
                 learning_rate=args.learning_rate,
                 structure=args.structure,
@@ -213,8 +212,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         type=int,
         default=1,
         metavar='N',
-        help='with --specialists: N more for each of T1w and T2w alone, of half the steps '
-        '(default: %(default)s)',
+        help='with --specialists: N more for each of T1w and T2w alone (default: %(default)s)',
     )
     add('--start', help='model to begin with, name or path (default: random weights)')
     add(
@@ -237,8 +235,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         nargs='*',
         default=(),
         metavar='N',
-        help='of networks that begin with random weights: so many of 3x3x3 for each patch size, '
-        'as 2 5 2 (default: one of 5x5x5)',
+        help='of networks that begin with random weights, specialists of one contrast excepted: '
+        'so many of 3x3x3 for each patch size, as 2 5 2 (default: one of 5x5x5)',
     )
     add(
         '--precision',

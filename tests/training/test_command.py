@@ -70,6 +70,7 @@ def test_specialists_join_a_general_network(derivatives, tmp_path, monkeypatch):
     # The last of several begins with the general network, in its shape.
     shapes = [one.architecture.convolutions for one in model.network.specialists[:2]]
     assert shapes == [(2, 3, 2), ()]
+    assert not any(n.architecture.convolutions for n in model.network.specialists[3::2])
     kinds = [type(one) is BoostedTrees for one in model.network.specialists]
     assert kinds == [False, False, True, False, True, False, True]
     accords = json.loads((tmp_path / 'all/accords.json').read_text())
@@ -86,7 +87,7 @@ def test_specialists_join_a_general_network(derivatives, tmp_path, monkeypatch):
     assert abroad == [load_model(general).network.architecture.inputs, ('T1w',)]
     trained = model.card['specialist_training']
     assert [one['networks'] for one in trained] == [2, 1, 1]
-    assert [one['configuration']['steps'] for one in trained] == [2, 1, 1]
+    assert [one['configuration']['steps'] for one in trained] == [2, 2, 2]
     for one in trained:
         assert one['configuration']['seed'] == 5
         assert one['people'] == ['sub-01']
