@@ -225,7 +225,7 @@ def upsample(coarse: Tensor, length: int) -> Tensor:
     all of them, takes seven times as long forth and back on a CPU.
     """
     excess = coarse.shape[1] - length // 2
-    for axis in (1, 2, 3):
+    for axis in (3, 2, 1):
         weights = _between(coarse.shape[axis], excess).to(coarse)
         coarse = (weights @ coarse.flatten(axis + 1)).unflatten(-1, coarse.shape[axis + 1 :])
     return coarse
