@@ -29,14 +29,18 @@ def predict_blocks(
     device: torch.device,
     corners: Iterable[Corner],
     length: int,
+    asked: np.ndarray | None = None,
 ) -> np.ndarray:
     """As `predict_alone`, in cubes of ``length`` voxels alone; 0 elsewhere.
+
+    Of the mask all voxels are predicted, or those ``asked`` for.
 
     Of the images (all of `CONTRASTS`) the network sees those that are its inputs.
     """
     network = network.to(device)
     inputs = images.pick(network.architecture.inputs)
     halo = network.architecture.halo
+    asked = mask if asked is None else asked
     out = np.zeros((3, *mask.shape), np.float32)
     seen = torch.from_numpy(style(inputs, mask)[None]).to(device)
     with torch.inference_mode():
@@ -48,9 +52,9 @@ def predict_blocks(
                 for a in (inputs.values, inputs.presence)
             )
             x = torch.from_numpy(np.concatenate([values, presence])[None])
-            keep = torch.from_numpy(cut_box(mask, corner, (length,) * 3)[None])
+            keep = torch.from_numpy(cut_box(asked, corner, (length,) * 3)[None])
             mean, reach = network(x.to(device), seen, keep.to(device))
-            out[:, *block][:, mask[block]] = torch.cat([mean[:, None], reach], 1).T.cpu().numpy()
+            out[:, *block][:, asked[block]] = torch.cat([mean[:, None], reach], 1).T.cpu().numpy()
     # Far from anything it was trained on a network answers without bounds.
     return np.clip(out, 0, LARGEST_WEIGHTED)
 

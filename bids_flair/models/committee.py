@@ -11,8 +11,9 @@ often it has each of its values, which a brain's fluid changes, too, but less th
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -134,13 +135,22 @@ class Committee(nn.Module):
         trusted.
         """
         found = []
+
+        @cache
+        def general(names: tuple[str, ...]) -> np.ndarray:
+            return _sampled(self.generalist, names, images, mask, device)
+
+        def agreement(specialist: Regressor) -> float:
+            names = specialist.architecture.inputs
+            return _accord(_sampled(specialist, names, images, mask, device), general(names))
+
         at_hand = images.pick(self.architecture.inputs).presence.any((1, 2, 3)).sum()
         for i, specialist in enumerate(self.specialists):
             inputs = images.pick(specialist.architecture.inputs).presence
             # One contrast tells a scanner less surely than two do: it is for want of others.
             if not inputs.any((1, 2, 3)).all() or (at_hand > 1 and _takes_one(specialist)):
                 continue
-            trust = self._familiar(i, images, mask, device) * len(inputs) / at_hand
+            trust = self._familiar(i, images, mask, agreement) * len(inputs) / at_hand
             if trust and inputs.all(0).any():
                 found.append((specialist, trust * inputs.all(0)))
         if not found:
@@ -151,9 +161,16 @@ class Committee(nn.Module):
         return [(one, part * shrink) for (one, _), part in zip(found, parts, strict=True)]
 
     def _familiar(
-        self, i: int, images: Normalised, mask: np.ndarray, device: torch.device
+        self,
+        i: int,
+        images: Normalised,
+        mask: np.ndarray,
+        agreement: Callable[[Regressor], float],
     ) -> float:
-        """How sure it is, from 0 to 1, that a person is from a specialist's scanner."""
+        """How sure it is, from 0 to 1, that a person is from a specialist's scanner.
+
+        ``agreement`` is a specialist's `accord_of` with the general network here.
+        """
         specialist, names = self.specialists[i], self.specialists[i].architecture.inputs
         home = getattr(self, f'home_{i}').double().cpu().numpy()
         here = relations_of(images.pick(names), mask, names)
@@ -164,8 +181,7 @@ class Committee(nn.Module):
             trust = _fading(distance(here, home), AT_HOME, STRANGER)
             limits = (AGREES, DISAGREES)
         if trust and torch.isfinite(self.accords[i]):
-            accord = accord_of(specialist, self.generalist, images, mask, device)
-            trust *= _fading(float(self.accords[i]) - accord, *limits)
+            trust *= _fading(float(self.accords[i]) - agreement(specialist), *limits)
         return trust
 
 
@@ -191,21 +207,37 @@ def accord_of(
     Measured in blocks from all over the brain; 0 where one of them says the same everywhere.
     """
     names = specialist.architecture.inputs
+    ours, theirs = (
+        _sampled(network, names, images, mask, device) for network in (specialist, generalist)
+    )
+    return _accord(ours, theirs)
+
+
+def _accord(ours: np.ndarray, theirs: np.ndarray) -> float:
+    with np.errstate(invalid='ignore'):
+        return float(np.nan_to_num(np.corrcoef(ours, theirs)[0, 1]))
+
+
+def _sampled(
+    network: Regressor,
+    names: Sequence[str],
+    images: Normalised,
+    mask: np.ndarray,
+    device: torch.device,
+) -> np.ndarray:
+    """What a network says from some contrasts alone, in voxels that have all of them."""
     seen = np.isin(CONTRASTS, names)[:, None, None, None]
     images = replace(images, values=images.values * seen, presence=images.presence & seen)
     there = mask & images.pick(names).presence.all(0)
     corners = list(tiles(there, BLOCK))
     corners = [corners[i] for i in np.unique(np.linspace(0, len(corners) - 1, SAMPLED, dtype=int))]
-    asked = np.zeros_like(mask)
+    blocks = np.zeros_like(mask)
     for corner in corners:
         block = tuple(slice(c, c + BLOCK) for c in corner)
-        asked[block] = there[block]
-    both = (
-        predict_blocks(network, images, mask, device, corners, BLOCK)[0][asked]
-        for network in (specialist, generalist)
-    )
-    with np.errstate(invalid='ignore'):
-        return float(np.nan_to_num(np.corrcoef(*both)[0, 1]))
+        blocks[block] = there[block]
+    asked = np.zeros_like(mask)
+    asked.flat[np.flatnonzero(blocks)[::STRIDE]] = True
+    return predict_blocks(network, images, mask, device, corners, BLOCK, asked)[0][asked]
 
 
 def relations_of(inputs: Normalised, mask: np.ndarray, names: Sequence[str]) -> np.ndarray:

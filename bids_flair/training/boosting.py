@@ -91,7 +91,7 @@ def draw(
         x = np.concatenate([np.nan_to_num(volume[:, turn]) for volume in volumes])
         x = np.pad(x, [(0, 0)] + 3 * [(HALO, HALO)])[None].astype(np.float32)
         found = features(torch.from_numpy(x), torch.from_numpy(keep.copy())[None])
-        halves.append((torch.cat(list(found), 1).T.numpy(), cut.values[k][turn][keep]))
+        halves.append((found.T.numpy(), cut.values[k][turn][keep]))
     seen, wanted = zip(*halves, strict=True)
     return np.concatenate(seen), np.concatenate(wanted)
 

@@ -371,7 +371,12 @@ def test_people_trained_on_are_still_reproduced(shared_data, subject):
         nib.load(folder / f'sub-{subject}_space-MNI152_desc-preproc_{c}.nii.gz')
         for c in ('T1w', 'T2w', 'FLAIR')
     )
-    pred = synthesize({'T1w': t1w, 'T2w': t2w}).get_fdata()
     true = flair.get_fdata()
     brain = true > 0
+    # Four centimetres with most of the ventricles: a whole brain says no more, in four times as
+    # long.
+    middle = np.flatnonzero(brain.any((0, 1))).mean().astype(int)
+    brain[..., : middle - 20] = brain[..., middle + 20 :] = False
+    mask = nib.Nifti1Image(brain.astype(np.uint8), flair.affine)
+    pred = synthesize({'T1w': t1w, 'T2w': t2w}, mask).get_fdata()
     assert correlation(pred[brain], true[brain]) > 0.7

@@ -44,7 +44,7 @@ def test_trees_answer_as_those_of_scikit_learn():
     made, regressions = grown()
     x = block()
     mean, reach = made(x, None)
-    seen = torch.cat(list(features(x)), 1).T.numpy()
+    seen = features(x).T.numpy()
     expected, low, high = (regression.predict(seen) for regression in regressions)
     assert expected.std() > 0.1
     np.testing.assert_allclose(mean, expected, atol=1e-5)
@@ -55,7 +55,7 @@ def test_trees_answer_as_those_of_scikit_learn():
 def test_features_are_values_and_means_of_cubes_around_a_voxel():
     x = block(size=3, count=1)
     values = (x[0, :2] * x[0, 2:]).numpy()
-    seen = torch.cat(list(features(x)), 1)[:, 1 * 9 + 2 * 3 + 0].numpy()
+    seen = features(x)[:, 1 * 9 + 2 * 3 + 0].numpy()
     i, j, k = 1 + HALO, 2 + HALO, HALO
     assert len(seen) == 2 * (125 + 57 + 57)
     for c, own in enumerate(np.split(seen, 2)):
