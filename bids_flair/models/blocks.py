@@ -18,7 +18,7 @@ def predict_alone(
 ) -> np.ndarray:
     """Predict every voxel of a mask: the mean and both reaches, float32 (3, X, Y, Z)."""
     stride = network.architecture.stride
-    length = stride * math.ceil(TILE / stride)
+    length = stride * math.ceil(min(TILE, max(mask.shape)) / stride)
     return predict_blocks(network, images, mask, device, tiles(mask, length), length)
 
 

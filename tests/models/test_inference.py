@@ -364,7 +364,7 @@ def test_unknown_devices_are_refused(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('subject', ['07', '19'])
+@pytest.mark.parametrize('subject', ['07', pytest.param('19', marks=pytest.mark.long)])
 def test_people_trained_on_are_still_reproduced(shared_data, subject):
     folder = shared_data / 'open-ms-mni' / f'sub-{subject}' / 'anat'
     t1w, t2w, flair = (
