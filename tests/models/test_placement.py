@@ -83,9 +83,9 @@ def test_a_misplaced_t2w_gives_the_flair_that_it_gives_in_its_place():
     mask = nib.Nifti1Image((arrays['T1w'] > 0).astype(np.uint8), affine)
     names = ('T1w', 'T2w')
     given = {name: nib.Nifti1Image(arrays[name], affine) for name in names}
-    expected = synthesis_of(given, mask)
+    expected = synthesis_of(given, mask, 'simulated')
     given['T2w'] = nib.Nifti1Image(np.roll(arrays['T2w'], 2, 1), affine)
-    made = synthesis_of(given, mask)
+    made = synthesis_of(given, mask, 'simulated')
     assert not any('T2w' in text for text in expected.warnings)
     assert any('T2w lay ' in text for text in made.warnings)
     brain = arrays['T1w'] > 0
