@@ -33,9 +33,8 @@ def predict_blocks(
 ) -> np.ndarray:
     """As `predict_alone`, in cubes of ``length`` voxels alone; 0 elsewhere.
 
-    Of the mask all voxels are predicted, or those ``asked`` for.
-
-    Of the images (all of `CONTRASTS`) the network sees those that are its inputs.
+    Of the mask all voxels are predicted, or those ``asked`` for. Of the images (all of
+    `CONTRASTS`) the network sees those that are its inputs.
     """
     network = network.to(device)
     inputs = images.pick(network.architecture.inputs)
